@@ -1,0 +1,167 @@
+"""Frozen records that pass between the parts: workloads in, records out.
+
+The simulator (and later a live router) writes the records; metrics and report read nothing else.
+Times are seconds from the start of the run. `N` requests, `T` decode steps, `G` ranks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Requests in order of arrival.
+
+    Attributes
+    ----------
+    name : str
+        Preset or file name.
+    prompt_tokens, output_tokens : int32 array, shape (N,)
+        At least 1 each.
+    arrival_s : float64 array, shape (N,), or None
+        Ascending, the first is 0. None: the source publishes no arrival times.
+    client_ids : int32 array, shape (N,), or None
+        Anonymous tenant of each request.
+    notes : tuple of str
+        What the reader left out or changed, one sentence each, with counts.
+    """
+
+    name: str
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    arrival_s: NDArray[np.float64] | None = None
+    client_ids: NDArray[np.int32] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_requests(self) -> int:
+        """Return N."""
+        return len(self.prompt_tokens)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecords:
+    """One row per decode step, taken after admission unless the name says otherwise.
+
+    Attributes
+    ----------
+    start_s, duration_s : float64 array, shape (T,)
+        When the step began and how long the slowest rank made it last.
+    max_load_tokens, min_load_tokens, sum_load_tokens : int64 array, shape (T,)
+        Largest, smallest and total resident KV tokens over the ranks.
+    refill_max_load_tokens, refill_sum_load_tokens : int64 array, shape (T,)
+        The same after the step's completions, before the slots are refilled.
+    max_work_s, mean_work_s : float64 array, shape (T,)
+        The part of the step that depends on load, for the slowest rank and averaged over ranks;
+        ``duration_s - max_work_s`` is the constant part.
+    sum_usage_pow : float64 array, shape (T,)
+        Sum over ranks of ``(work_g / max work) ** 0.7``, for the energy model.
+    num_tokens : int64 array, shape (T,)
+        Output tokens generated in the step.
+    num_running : int64 array, shape (T,)
+        Requests on a rank during the step.
+    num_waiting : int64 array, shape (T,)
+        Requests waiting in the ranks' own queues (not those in the router's pool).
+    """
+
+    start_s: NDArray[np.float64]
+    duration_s: NDArray[np.float64]
+    max_load_tokens: NDArray[np.int64]
+    min_load_tokens: NDArray[np.int64]
+    sum_load_tokens: NDArray[np.int64]
+    refill_max_load_tokens: NDArray[np.int64]
+    refill_sum_load_tokens: NDArray[np.int64]
+    max_work_s: NDArray[np.float64]
+    mean_work_s: NDArray[np.float64]
+    sum_usage_pow: NDArray[np.float64]
+    num_tokens: NDArray[np.int64]
+    num_running: NDArray[np.int64]
+    num_waiting: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRecords:
+    """One row per request of the workload; NaN where something has not happened.
+
+    Attributes
+    ----------
+    arrival_s : float64 array, shape (N,)
+        When the router got the request; NaN for requests never reached.
+    admitted_s : float64 array, shape (N,)
+        Start of the first step in which the request was on a rank.
+    first_token_s, finished_s : float64 array, shape (N,)
+        End of the step that gave the first and the last output token.
+    prompt_tokens, output_tokens : int32 array, shape (N,)
+        Lengths.
+    rank : int32 array, shape (N,)
+        Rank it was placed on; -1 while unplaced.
+    num_preemptions : int32 array, shape (N,)
+        How often the rank threw it out for lack of KV tokens.
+    """
+
+    arrival_s: NDArray[np.float64]
+    admitted_s: NDArray[np.float64]
+    first_token_s: NDArray[np.float64]
+    finished_s: NDArray[np.float64]
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
+    rank: NDArray[np.int32]
+    num_preemptions: NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSamples:
+    """Load per rank at evenly spaced steps, for plots.
+
+    Attributes
+    ----------
+    time_s : float64 array, shape (S,)
+        Start of each sampled step.
+    load_tokens : int64 array, shape (S, G)
+        Resident KV tokens of each rank after admission.
+    """
+
+    time_s: NDArray[np.float64]
+    load_tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecords:
+    """Everything one run leaves behind.
+
+    Attributes
+    ----------
+    policy : str
+        The policy as the user wrote it, parameters included.
+    seed : int
+        Seed of the run.
+    num_ranks : int
+        G.
+    binding : str
+        ``"pooled"`` or ``"immediate"``.
+    steps, requests, samples :
+        The records.
+    window_s : tuple of float
+        Step figures count steps that start in ``[window_s[0], window_s[1])``; waits count requests
+        admitted in it, TPOT counts requests finished in it, and requests still waiting at its end
+        count for the longest wait only.
+    decision_ns : int64 array, shape (P,)
+        Wall time of each call of the policy, nanoseconds.
+    wall_s : float
+        Wall time of the run, seconds, without reading the workload and without compilation.
+    """
+
+    policy: str
+    seed: int
+    num_ranks: int
+    binding: str
+    steps: StepRecords
+    requests: RequestRecords
+    samples: LoadSamples
+    window_s: tuple[float, float]
+    decision_ns: NDArray[np.int64]
+    wall_s: float
