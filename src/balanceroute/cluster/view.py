@@ -1,0 +1,109 @@
+"""What a policy may see of the group and of the pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balanceroute.kernels.ledger import Int64Array
+
+NO_LIMIT = 1 << 31  # sends per rank under immediate binding: the rank's own queue takes them all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupView:
+    """The group as the router knows it when a policy plans; arrays are for reading only.
+
+    Attributes
+    ----------
+    now_s : float
+        Time, seconds.
+    is_immediate : bool
+        True when a rank is chosen on arrival and may queue the request; False when the router
+        holds requests until a slot is free.
+    num_slots, kv_capacity_tokens : int64 array, shape (G,)
+        What each rank can hold: running requests, and KV tokens (2**62 if unlimited).
+    load_tokens : int64 array, shape (G,)
+        Resident KV tokens L.
+    due_tokens : int64 array, shape (G,)
+        Tokens of requests sent to the rank that are not resident yet.
+    resident_prompt_tokens : int64 array, shape (G,)
+        Prompt tokens of the running requests.
+    generated_tokens : int64 array, shape (G,)
+        Output tokens of the rank since the start.
+    num_running_reqs, num_waiting_reqs : int64 array, shape (G,)
+        Requests that run, and that wait in the rank's own queue.
+    num_inflight_reqs : int64 array, shape (G,)
+        Requests the router has sent and not seen finish; exact however old the rest is.
+    """
+
+    now_s: float
+    is_immediate: bool
+    num_slots: Int64Array
+    kv_capacity_tokens: Int64Array
+    load_tokens: Int64Array
+    due_tokens: Int64Array
+    resident_prompt_tokens: Int64Array
+    generated_tokens: Int64Array
+    num_running_reqs: Int64Array
+    num_waiting_reqs: Int64Array
+    num_inflight_reqs: Int64Array
+
+    @property
+    def num_ranks(self) -> int:
+        """Return G."""
+        return len(self.load_tokens)
+
+    @property
+    def committed_tokens(self) -> Int64Array:
+        """Return resident tokens plus those on their way: the load that a plan adds to."""
+        return self.load_tokens + self.due_tokens
+
+    @property
+    def num_free_slots(self) -> Int64Array:
+        """Return the slots of each rank that nobody runs in or queues for; at least 0."""
+        return np.maximum(self.num_slots - self.num_running_reqs - self.num_waiting_reqs, 0)
+
+    @property
+    def max_sends(self) -> Int64Array:
+        """Return how many requests a plan may send to each rank."""
+        if self.is_immediate:
+            return np.full(self.num_ranks, NO_LIMIT, np.int64)
+        return self.num_free_slots
+
+    @property
+    def free_kv_tokens(self) -> Int64Array:
+        """Return the KV tokens a plan may fill on each rank; no limit under immediate binding."""
+        if self.is_immediate:
+            return self.kv_capacity_tokens.copy()
+        return np.maximum(self.kv_capacity_tokens - self.load_tokens - self.due_tokens, 0)
+
+    @property
+    def kv_usage(self) -> NDArray[np.float64]:
+        """Return the fraction of each rank's KV tokens in use, in [0, 1]."""
+        usage: NDArray[np.float64] = self.load_tokens / self.kv_capacity_tokens
+        return usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolView:
+    """The requests that wait, oldest first; arrays are for reading only.
+
+    Attributes
+    ----------
+    ids : int64 array, shape (N,)
+        The owner's names for the requests.
+    prompt_tokens : int64 array, shape (N,)
+        Prompt lengths s.
+    arrival_s : float64 array, shape (N,)
+        When each request arrived, seconds.
+    """
+
+    ids: Int64Array
+    prompt_tokens: Int64Array
+    arrival_s: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ids)

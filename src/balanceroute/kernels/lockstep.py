@@ -1,0 +1,272 @@
+"""A group of ranks that meet at a barrier at the end of every step, and what it logs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balanceroute.kernels import ledger
+from balanceroute.kernels.jit import kernel
+from balanceroute.kernels.ledger import Int64Array, RecordArray
+from balanceroute.kernels.load import USAGE_EXPONENT, rank_work_s
+from balanceroute.kernels.scheduler import (
+    NONE,
+    Group,
+    compute_prompt,
+    dequeue,
+    enqueue,
+    schedule_rank,
+    unlink,
+)
+
+Float64Array = NDArray[np.float64]
+
+# Why `advance` came back.
+DUE, BOUNDARY, IDLE, LOG_FULL = 0, 1, 2, 3
+# Between which steps it is to come back.
+NEVER, WHEN_SLOT_FREE, ALWAYS = 0, 1, 2
+
+
+class StepCost(NamedTuple):
+    """What a step costs: C, t_l, kappa0, t_p of the design, and the token budget per rank."""
+
+    constant_s: float
+    s_per_token: float
+    kappa0_tokens: float
+    prefill_s_per_token: float
+    budget_tokens: int
+
+
+#: What each step leaves behind: the columns of `balanceroute.types.StepRecords`.
+STEP_LOG = np.dtype(
+    [
+        ("start_s", np.float64),
+        ("duration_s", np.float64),
+        ("max_load_tokens", np.int64),
+        ("min_load_tokens", np.int64),
+        ("sum_load_tokens", np.int64),
+        ("refill_max_load_tokens", np.int64),
+        ("refill_sum_load_tokens", np.int64),
+        ("max_work_s", np.float64),
+        ("mean_work_s", np.float64),
+        ("sum_usage_pow", np.float64),
+        ("num_tokens", np.int64),
+        ("num_running", np.int64),
+        ("num_waiting", np.int64),
+    ]
+)
+
+
+class SampleLog(NamedTuple):
+    """Loads per rank at every `stride`-th step; thinned by two whenever it is full."""
+
+    time_s: Float64Array  # shape (capacity,)
+    load_tokens: Int64Array  # shape (capacity, G)
+    size: Int64Array  # shape (1,)
+    stride: Int64Array  # shape (1,)
+
+
+class Log(NamedTuple):
+    """What a group writes as it runs."""
+
+    steps: RecordArray  # STEP_LOG, shape (capacity,)
+    num_steps: Int64Array  # shape (1,), rows in use
+    samples: SampleLog
+
+
+@kernel
+def sample_loads(group: Group, samples: SampleLog) -> None:
+    """Note every rank's load if this step is one to be sampled."""
+    step = group.clock[0].step
+    if step % samples.stride[0] != 0:
+        return
+    if samples.size[0] == len(samples.time_s):
+        kept = (samples.size[0] + 1) // 2
+        for row in range(kept):
+            samples.time_s[row] = samples.time_s[2 * row]
+            samples.load_tokens[row] = samples.load_tokens[2 * row]
+        samples.size[0] = kept
+        samples.stride[0] *= 2
+        if step % samples.stride[0] != 0:
+            return
+    row = samples.size[0]
+    samples.time_s[row] = group.clock[0].now_s
+    for g in range(len(group.engines)):
+        samples.load_tokens[row, g] = group.accounts.ranks[g].load_tokens
+    samples.size[0] += 1
+
+
+@kernel
+def begin_step(group: Group, cost: StepCost, log: Log) -> None:
+    """Let every rank schedule, measure the loads, and find out when the slowest rank is done."""
+    clock, row = group.clock[0], log.steps[log.num_steps[0]]
+    num_ranks = len(group.engines)
+    clock.num_first = 0
+    most, least, total = 0, np.int64(1 << 62), 0
+    num_decoding, num_running, num_waiting = 0, 0, 0
+    slowest_s, sum_work_s = -np.inf, 0.0
+    for g in range(num_ranks):
+        schedule_rank(group, g, cost.budget_tokens)
+        there, engine = group.accounts.ranks[g], group.engines[g]
+        engine.work_s = rank_work_s(
+            there.load_tokens,
+            there.num_running,
+            engine.prefilled_tokens,
+            cost.constant_s,
+            cost.s_per_token,
+            cost.kappa0_tokens,
+            cost.prefill_s_per_token,
+            engine.speed,
+        )
+        slowest_s = max(slowest_s, engine.work_s)
+        sum_work_s += engine.work_s
+        most, least = max(most, there.load_tokens), min(least, there.load_tokens)
+        total += there.load_tokens
+        num_decoding += there.num_decoding
+        num_running += there.num_running
+        num_waiting += there.num_waiting
+    clock.end_s = clock.now_s + cost.constant_s + slowest_s
+    clock.in_step = 1
+    row.start_s = clock.now_s
+    row.duration_s = cost.constant_s + slowest_s
+    row.max_load_tokens, row.min_load_tokens, row.sum_load_tokens = most, least, total
+    row.max_work_s, row.mean_work_s = slowest_s, sum_work_s / num_ranks
+    row.sum_usage_pow = sum_usage_pow(group.engines, slowest_s)
+    row.num_tokens, row.num_running, row.num_waiting = num_decoding, num_running, num_waiting
+    sample_loads(group, log.samples)
+
+
+@kernel
+def sum_usage_pow(engines: RecordArray, slowest_s: float) -> float:
+    """Return the sum over ranks of (work / slowest rank's work) ** 0.7, for the energy model."""
+    total = 0.0
+    if slowest_s > 0.0:
+        for g in range(len(engines)):
+            total += max(0.0, engines[g].work_s / slowest_s) ** USAGE_EXPONENT
+    return total
+
+
+@kernel
+def end_step(group: Group, log: Log) -> None:
+    """Give every decoding request its token and let those go whose last one it was."""
+    accounts, clock = group.accounts, group.clock[0]
+    for g in range(len(group.engines)):
+        ledger.step(accounts, g)
+    for i in range(clock.num_first):
+        request = group.seats[group.first_handles[i]].request
+        if request != NONE:
+            group.requests[request].first_token_s = clock.end_s
+    day = clock.step % len(group.calendar)
+    handle = group.calendar[day]
+    while handle != NONE:
+        seat = group.seats[handle]
+        if seat.request != NONE:
+            group.requests[seat.request].finished_s = clock.end_s
+        after = seat.due_next
+        unlink(group, accounts.entries[handle].rank, handle)
+        ledger.finish(accounts, handle)
+        handle = after
+    group.calendar[day] = NONE
+    most, total = 0, 0
+    for g in range(len(group.engines)):
+        most = max(most, accounts.ranks[g].load_tokens)
+        total += accounts.ranks[g].load_tokens
+    row = log.steps[log.num_steps[0]]
+    row.refill_max_load_tokens, row.refill_sum_load_tokens = most, total
+    log.num_steps[0] += 1
+    clock.step += 1
+    clock.in_step = 0
+    clock.now_s = clock.end_s
+
+
+@kernel
+def num_requests(group: Group) -> int:
+    """Return how many requests run or wait on the ranks."""
+    total = 0
+    for g in range(len(group.engines)):
+        total += group.accounts.ranks[g].num_running + group.accounts.ranks[g].num_waiting
+    return total
+
+
+@kernel
+def has_free_slot(group: Group) -> bool:
+    """Tell whether some rank could take one more request."""
+    for g in range(len(group.engines)):
+        there = group.accounts.ranks[g]
+        if there.num_running + there.num_waiting < group.engines[g].slots:
+            return True
+    return False
+
+
+@kernel
+def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) -> int:
+    """Run steps until something outside the group has to happen, and say what.
+
+    Parameters
+    ----------
+    group, cost, log
+        State of the group, what a step costs, and what it writes.
+    until_s : float
+        Time of the next event outside the group; infinity if there is none.
+    pause : int
+        `NEVER`, `WHEN_SLOT_FREE` or `ALWAYS`: at which step boundaries the router wants to act.
+
+    Returns
+    -------
+    int
+        `DUE`: `until_s` lies in the step under way. `BOUNDARY`: a step has just ended and `pause`
+        asks for it. `IDLE`: nothing to run. `LOG_FULL`: give the log more rows and call again.
+    """
+    clock = group.clock[0]
+    while True:
+        if clock.in_step == 1:
+            if clock.end_s > until_s:
+                return DUE
+            end_step(group, log)
+            if pause == ALWAYS or (pause == WHEN_SLOT_FREE and has_free_slot(group)):
+                return BOUNDARY
+        if log.num_steps[0] == len(log.steps):
+            return LOG_FULL
+        if num_requests(group) == 0:
+            return IDLE
+        begin_step(group, cost, log)
+
+
+@kernel
+def dispatch(
+    group: Group,
+    requests: Int64Array,
+    ranks: Int64Array,
+    prompt_tokens: NDArray[np.int32],
+    output_tokens: NDArray[np.int32],
+) -> None:
+    """Send workload rows `requests` to `ranks`, in order."""
+    for i in range(len(requests)):
+        row = requests[i]
+        enqueue(group, ranks[i], row, prompt_tokens[row], output_tokens[row])
+        group.requests[row].rank = ranks[i]
+
+
+@kernel
+def fill(
+    group: Group,
+    ranks: Int64Array,
+    prompt_tokens: NDArray[np.int32],
+    output_tokens: NDArray[np.int32],
+    age_tokens: Int64Array,
+) -> None:
+    """Start requests that have already some of their output, for a group found at work.
+
+    Requests that a rank has no KV tokens for are left out. None of them is in anybody's log.
+    """
+    for i in range(len(ranks)):
+        rank, resident = ranks[i], prompt_tokens[i] + age_tokens[i]
+        if group.accounts.ranks[rank].load_tokens + resident > group.engines[rank].kv_tokens:
+            continue
+        enqueue(group, rank, NONE, prompt_tokens[i], output_tokens[i])
+        handle = dequeue(group, rank)
+        group.seats[handle].generated_tokens = age_tokens[i]
+        compute_prompt(group, rank, handle, prompt_tokens[i])
+        ledger.grow(group.accounts, handle, age_tokens[i])

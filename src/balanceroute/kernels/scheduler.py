@@ -1,0 +1,250 @@
+"""What one rank's engine does at the start of a step, as vLLM's scheduler does it.
+
+Running requests first, then prefills under way, then the rank's own queue, within the rank's
+slots, KV tokens and token budget. A rank short of KV tokens throws out the request it admitted
+last, which goes to the front of the rank's queue and recomputes everything it had (vLLM's
+preemption by recompute); in a step in which a rank preempts it admits nobody.
+
+Lists are linked through arrays indexed by handle, so every operation is O(1). Requests that still
+prefill are always the youngest on their rank, because prefill is first come, first served.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from balanceroute.kernels import ledger
+from balanceroute.kernels.jit import kernel
+from balanceroute.kernels.ledger import Accounts, Int64Array, RecordArray
+
+NONE = -1  # end of a list
+
+
+#: The engine's notes per request in flight, shape (capacity,), by handle.
+SEAT = np.dtype(
+    [
+        ("request", np.int64),  # row in the workload; NONE for those that fill the group at first
+        ("target_tokens", np.int64),  # output length
+        ("generated_tokens", np.int64),  # output tokens it had when it was last preempted
+        ("next", np.int64),  # in the rank's running list or queue
+        ("prev", np.int64),
+        ("due_next", np.int64),  # in the calendar's list of one step
+        ("due_prev", np.int64),
+        ("due_step", np.int64),  # the step that gives the last output token
+    ]
+)
+
+#: The engine's limits and lists per rank, shape (G,); lists hold handles.
+ENGINE = np.dtype(
+    [
+        ("slots", np.int64),
+        ("kv_tokens", np.int64),
+        ("speed", np.float64),  # relative to the nominal one
+        ("run_head", np.int64),  # in order of admission
+        ("run_tail", np.int64),
+        ("prefill_head", np.int64),  # the first running request that still prefills
+        ("wait_head", np.int64),
+        ("wait_tail", np.int64),
+        ("prefilled_tokens", np.int64),  # prompt tokens computed in this step
+        ("work_s", np.float64),  # what its load adds to this step
+    ]
+)
+
+#: Where the group is in time, shape (1,).
+CLOCK = np.dtype(
+    [
+        ("now_s", np.float64),  # start of the step under way, else of the next one
+        ("end_s", np.float64),  # end of the step under way
+        ("step", np.int64),  # steps completed
+        ("in_step", np.int64),  # 1 while a step is under way
+        ("num_admitted", np.int64),  # requests of the workload admitted since the start
+        ("num_first", np.int64),  # entries of Group.first_handles in use
+    ]
+)
+
+#: What becomes of each request of the workload, shape (N,).
+REQUEST_LOG = np.dtype(
+    [
+        ("admitted_s", np.float64),
+        ("first_token_s", np.float64),
+        ("finished_s", np.float64),
+        ("rank", np.int32),
+        ("num_preemptions", np.int32),
+    ]
+)
+
+
+class Group(NamedTuple):
+    """A barrier group: its ledger, its engines, its clock, and its requests' log."""
+
+    accounts: Accounts
+    engines: RecordArray  # ENGINE, shape (G,)
+    seats: RecordArray  # SEAT, shape (capacity,)
+    clock: RecordArray  # CLOCK, shape (1,)
+    requests: RecordArray  # REQUEST_LOG, shape (N,)
+    calendar: Int64Array  # shape (longest output + 2,): by step, the requests that end with it
+    first_handles: Int64Array  # shape (capacity,): requests that get their first token in this step
+
+
+@kernel
+def enqueue(group: Group, rank: int, request: int, prompt_tokens: int, target_tokens: int) -> int:
+    """Send a request to the end of a rank's queue and return its handle."""
+    handle = ledger.send(group.accounts, rank, prompt_tokens)
+    seat, engine = group.seats[handle], group.engines[rank]
+    seat.request = request
+    seat.target_tokens = target_tokens
+    seat.generated_tokens = 0
+    seat.next = NONE
+    if engine.wait_head == NONE:
+        engine.wait_head = handle
+    else:
+        group.seats[engine.wait_tail].next = handle
+    engine.wait_tail = handle
+    return handle
+
+
+@kernel
+def dequeue(group: Group, rank: int) -> int:
+    """Move the head of a rank's queue to the end of its running list and return its handle."""
+    engine = group.engines[rank]
+    handle = engine.wait_head
+    seat = group.seats[handle]
+    engine.wait_head = seat.next
+    seat.next = NONE
+    seat.prev = engine.run_tail
+    if engine.run_tail == NONE:
+        engine.run_head = handle
+    else:
+        group.seats[engine.run_tail].next = handle
+    engine.run_tail = handle
+    if engine.prefill_head == NONE:
+        engine.prefill_head = handle
+    ledger.start(group.accounts, handle)
+    return handle
+
+
+@kernel
+def unlink(group: Group, rank: int, handle: int) -> None:
+    """Take a request out of its rank's running list."""
+    engine = group.engines[rank]
+    before, after = group.seats[handle].prev, group.seats[handle].next
+    if before == NONE:
+        engine.run_head = after
+    else:
+        group.seats[before].next = after
+    if after == NONE:
+        engine.run_tail = before
+    else:
+        group.seats[after].prev = before
+    if engine.prefill_head == handle:
+        engine.prefill_head = after
+
+
+@kernel
+def mark_due(group: Group, handle: int, due_step: int) -> None:
+    """Enter a decoding request in the calendar."""
+    seat, calendar = group.seats[handle], group.calendar
+    day = due_step % len(calendar)
+    seat.due_step = due_step
+    seat.due_prev = NONE
+    seat.due_next = calendar[day]
+    if calendar[day] != NONE:
+        group.seats[calendar[day]].due_prev = handle
+    calendar[day] = handle
+
+
+@kernel
+def unmark_due(group: Group, handle: int) -> None:
+    """Strike a request out of the calendar."""
+    seat = group.seats[handle]
+    if seat.due_prev == NONE:
+        group.calendar[seat.due_step % len(group.calendar)] = seat.due_next
+    else:
+        group.seats[seat.due_prev].due_next = seat.due_next
+    if seat.due_next != NONE:
+        group.seats[seat.due_next].due_prev = seat.due_prev
+
+
+@kernel
+def compute_prompt(group: Group, rank: int, handle: int, num_tokens: int) -> None:
+    """Prefill `num_tokens` of a request; with its last one it decodes from this step on."""
+    seat, clock = group.seats[handle], group.clock[0]
+    ledger.prefill(group.accounts, handle, num_tokens)
+    group.engines[rank].prefilled_tokens += num_tokens
+    if group.accounts.entries[handle].state != ledger.DECODING:
+        return
+    group.engines[rank].prefill_head = seat.next
+    mark_due(group, handle, clock.step + seat.target_tokens - seat.generated_tokens - 1)
+    if seat.generated_tokens == 0:
+        group.first_handles[clock.num_first] = handle
+        clock.num_first += 1
+
+
+@kernel
+def preempt_last(group: Group, rank: int) -> None:
+    """Throw the request admitted last off a rank, to the front of the rank's queue."""
+    accounts, engine = group.accounts, group.engines[rank]
+    handle = engine.run_tail
+    seat, entry = group.seats[handle], accounts.entries[handle]
+    if entry.state == ledger.DECODING:
+        unmark_due(group, handle)
+        seat.generated_tokens = ledger.resident_tokens(accounts, handle) - entry.prompt_tokens
+    unlink(group, rank, handle)
+    ledger.preempt(accounts, handle)
+    seat.next = engine.wait_head
+    if engine.wait_head == NONE:
+        engine.wait_tail = handle
+    engine.wait_head = handle
+    if seat.request != NONE:
+        group.requests[seat.request].num_preemptions += 1
+
+
+@kernel
+def continue_prefills(group: Group, rank: int, budget: int) -> tuple[int, bool]:
+    """Spend a step's token budget on prefills under way; return what is left, and if any fell."""
+    preempted = False
+    engine, there = group.engines[rank], group.accounts.ranks[rank]
+    handle = engine.prefill_head
+    while handle != NONE and budget > 0:
+        chunk = min(budget, group.accounts.entries[handle].due_tokens)
+        while there.load_tokens + chunk > engine.kv_tokens:
+            preempted = True
+            is_own = engine.run_tail == handle
+            preempt_last(group, rank)
+            if is_own:
+                return budget, True
+        after = group.seats[handle].next
+        compute_prompt(group, rank, handle, chunk)
+        budget -= chunk
+        handle = after
+    return budget, preempted
+
+
+@kernel
+def schedule_rank(group: Group, rank: int, budget_tokens: int) -> None:
+    """Decide what a rank computes in the step that begins."""
+    engine, there = group.engines[rank], group.accounts.ranks[rank]
+    engine.prefilled_tokens = 0
+    preempted = False
+    while there.load_tokens > engine.kv_tokens:
+        preempt_last(group, rank)
+        preempted = True
+    budget = budget_tokens - there.num_decoding
+    if engine.prefill_head != NONE:
+        budget, fell = continue_prefills(group, rank, budget)
+        preempted = preempted or fell
+    if preempted:
+        return
+    while engine.wait_head != NONE and budget > 0 and there.num_running < engine.slots:
+        chunk = min(budget, group.accounts.entries[engine.wait_head].due_tokens)
+        if there.load_tokens + chunk > engine.kv_tokens:
+            return
+        handle = dequeue(group, rank)
+        request = group.seats[handle].request
+        if request != NONE and np.isnan(group.requests[request].admitted_s):
+            group.requests[request].admitted_s = group.clock[0].now_s
+            group.clock[0].num_admitted += 1
+        compute_prompt(group, rank, handle, chunk)
+        budget -= chunk

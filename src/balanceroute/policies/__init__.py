@@ -1,0 +1,1 @@
+"""Routing policies: which waiting request goes to which rank."""

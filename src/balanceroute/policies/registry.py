@@ -1,0 +1,156 @@
+"""Policies by name: ours, those of installed packages, and those in a file.
+
+A new policy of ours is one file beside this one and one line in `BUILT_IN`. Anybody else's is a
+class with a `plan` method, announced under the entry-point group ``balanceroute.policies`` or
+named as ``path/to/file.py:ClassName``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import typing
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from balanceroute.errors import ConfigError
+from balanceroute.policies.base import Policy
+
+ENTRY_POINT_GROUP = "balanceroute.policies"
+
+BUILT_IN = {
+    "random": "classic:Random",
+    "round_robin": "classic:RoundRobin",
+    "power_of_two": "classic:PowerOfTwo",
+    "least_requests": "classic:LeastRequests",
+    "least_tokens": "classic:LeastTokens",
+    "fcfs": "classic:Fcfs",
+    "vllm": "engines:Vllm",
+    "vllm_4w_r": "engines:Vllm4wR",
+    "vllm_rust": "engines:VllmRust",
+    "trtllm_adp": "engines:TrtllmAdp",
+    "smg_least_load": "engines:SmgLeastLoad",
+    "br_0": "balance_route:Br0",
+}
+
+
+def policy_names() -> list[str]:
+    """Return the names of all policies, ours first.
+
+    Examples
+    --------
+    >>> policy_names()[-1] in BUILT_IN or True
+    True
+    """
+    installed = sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+    return [*BUILT_IN, *(name for name in installed if name not in BUILT_IN)]
+
+
+def make_policy(spec: str, *, rng: np.random.Generator) -> Policy:
+    """Build a policy from ``NAME[,key=value…]``.
+
+    Parameters
+    ----------
+    spec : str
+        A registered name or ``file.py:ClassName``, and settings of the policy's constructor.
+    rng : numpy.random.Generator
+        Given to policies whose constructor has a parameter ``rng``.
+
+    Returns
+    -------
+    Policy
+        A fresh one; policies may keep state from plan to plan.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown name or setting (with the nearest known one), or a value of the wrong kind.
+
+    Examples
+    --------
+    >>> policy = make_policy("br_0,select_by=margin", rng=np.random.default_rng(0))
+    >>> policy.binding
+    'pooled'
+    """
+    name, *settings = spec.split(",")
+    factory = _find(name.strip())
+    parameters = inspect.signature(factory).parameters
+    hints = typing.get_type_hints(factory.__init__)
+    arguments: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = (part.strip() for part in setting.partition("="))
+        if not equals or key == "rng" or key not in parameters:
+            raise ConfigError(_unknown("setting", key, name, [k for k in parameters if k != "rng"]))
+        if key in arguments:
+            raise ConfigError(f"policy {name}: setting {key!r} is given twice")
+        arguments[key] = _parse(name, key, text, hints.get(key, str))
+    if "rng" in parameters:
+        arguments["rng"] = rng
+    try:
+        policy: Policy = factory(**arguments)
+    except ConfigError as error:
+        raise ConfigError(f"policy {name}: {error}") from error
+    return policy
+
+
+def _find(name: str) -> type[Any]:
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        found: type[Any] = getattr(
+            importlib.import_module(f"balanceroute.policies.{module}"), attribute
+        )
+        return found
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_file(Path(path), attribute)
+    for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        loaded: type[Any] = point.load()
+        return loaded
+    raise ConfigError(_unknown("policy", name, None, policy_names()))
+
+
+def _from_file(path: Path, attribute: str) -> type[Any]:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(f"policy file {path} does not exist")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found: type[Any] = getattr(module, attribute)
+    except AttributeError as error:
+        raise ConfigError(f"policy file {path} defines no {attribute!r}") from error
+    except (ImportError, SyntaxError) as error:
+        raise ConfigError(f"policy file {path} cannot be loaded: {error}") from error
+    return found
+
+
+def _unknown(kind: str, got: str, policy: str | None, known: Iterable[str]) -> str:
+    known = list(known)
+    where = "" if policy is None else f" for policy {policy}"
+    nearest = difflib.get_close_matches(got, known, n=1, cutoff=0.5)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    allowed = ", ".join(known) if known else "none (it takes no settings)"
+    return f"unknown {kind} {got!r}{where}{hint} Known: {allowed}"
+
+
+def _parse(policy: str, key: str, text: str, hint: Any) -> Any:
+    """Read a setting as the type its constructor asks for."""
+    if typing.get_origin(hint) is typing.Literal or hint is str:
+        return text  # the constructor checks the choice
+    if hint is bool and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        if hint is int:
+            return int(text)
+        if hint is float:
+            return float(text)
+    except ValueError:
+        pass
+    kind = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"policy {policy}: setting {key} must be of type {kind}, got {text!r}")

@@ -1,0 +1,1 @@
+"""A simulator of barrier-synchronised ranks that runs the policies a router would run."""

@@ -1,0 +1,226 @@
+"""What a simulation is told: the group, its step time, and how requests come."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from balanceroute.errors import ConfigError
+
+Arrivals = Literal["saturated", "trace", "poisson"]
+Start = Literal["stationary", "empty"]
+BindingChoice = Literal["pooled", "immediate"]
+
+# BF-IO (arXiv 2601.17855), step time of one decode step; `paper` is BalanceRoute's constant.
+S_PER_TOKEN = 1.005e-7
+PAPER_CONSTANT_S = 9.775e-3
+BF_IO_S_PER_SLOT, BF_IO_BASE_S, BF_IO_DIVISOR = 0.6e-3, 35e-3, 16
+# DeepSeek-V3's decode attention on H200, fp8, one layer, in milliseconds: a line through measured
+# kernel times, t = 0.1503 + 6.84e-4 * sequences + 3.60e-7 * tokens, times 61 layers.
+H200_LAYERS, H200_LAYER_S = 61, 0.1503e-3
+H200_LAYER_S_PER_SEQUENCE, H200_LAYER_S_PER_TOKEN = 6.84e-7, 3.60e-10
+
+STEP_TIME_PRESETS = ("paper", "bf-io", "h200-deepseek-v3")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTime:
+    """How long a decode step takes: ``C + t_l * max_g (kappa0 * n_g + L_g)``.
+
+    Attributes
+    ----------
+    name : str
+        Preset, or ``"custom"``.
+    constant_s : float
+        C, seconds, at least 0.
+    s_per_token : float
+        t_l, seconds per resident token, at least 0.
+    kappa0_tokens : float
+        Tokens that cost as much as one more running request, at least 0.
+
+    Examples
+    --------
+    >>> StepTime.parse("paper", num_slots=72).constant_s
+    0.009775
+    >>> round(StepTime.parse("bf-io", num_slots=72).constant_s, 7)
+    0.0048875
+    >>> StepTime.parse("0.01,2e-8", num_slots=72).s_per_token
+    2e-08
+    """
+
+    name: str
+    constant_s: float
+    s_per_token: float
+    kappa0_tokens: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("constant_s", "s_per_token", "kappa0_tokens"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"step time: {field} must be a number of at least 0, got {value}")
+        if self.constant_s == 0 and self.s_per_token == 0:
+            raise ConfigError("step time: the constant and the time per token cannot both be 0")
+
+    @staticmethod
+    def parse(text: str, *, num_slots: int) -> StepTime:
+        """Read a preset's name, or ``C,T`` or ``C,T,KAPPA0`` in seconds (and tokens)."""
+        if text == "paper":
+            return StepTime(name=text, constant_s=PAPER_CONSTANT_S, s_per_token=S_PER_TOKEN)
+        if text == "bf-io":
+            constant_s = (BF_IO_S_PER_SLOT * num_slots + BF_IO_BASE_S) / BF_IO_DIVISOR
+            return StepTime(name=text, constant_s=constant_s, s_per_token=S_PER_TOKEN)
+        if text == "h200-deepseek-v3":
+            return StepTime(
+                name=text,
+                constant_s=H200_LAYERS * H200_LAYER_S,
+                s_per_token=H200_LAYERS * H200_LAYER_S_PER_TOKEN,
+                kappa0_tokens=H200_LAYER_S_PER_SEQUENCE / H200_LAYER_S_PER_TOKEN,
+            )
+        try:
+            numbers = [float(part) for part in text.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) not in (2, 3):
+            nearest = difflib.get_close_matches(text, STEP_TIME_PRESETS, n=1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise ConfigError(
+                f"step time {text!r} is neither a preset ({', '.join(STEP_TIME_PRESETS)}) "
+                f"nor C,T or C,T,KAPPA0 in seconds and tokens{hint}"
+            )
+        return StepTime(
+            name="custom",
+            constant_s=numbers[0],
+            s_per_token=numbers[1],
+            kappa0_tokens=numbers[2] if len(numbers) == 3 else 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimConfig:
+    """One simulated deployment.
+
+    Attributes
+    ----------
+    step_time : StepTime
+        Cost of a decode step.
+    num_ranks, num_slots : int
+        G and B, at least 1.
+    kv_tokens : int or None
+        KV tokens each rank can hold; None for no limit.
+    rank_speeds : tuple of float
+        Speed of each rank relative to the nominal one, above 0; empty for equal ranks.
+    prefill_budget_tokens : int or None
+        Tokens a rank may compute in a step, where ranks prefill too; None for decode-only ranks.
+    prefill_s_per_token : float
+        t_p, seconds per prompt token computed.
+    arrivals : {"saturated", "trace", "poisson"}
+        A pool that never runs dry, the trace's own times, or a Poisson process.
+    rate_scale : float
+        Factor on the arrival rate, above 0.
+    rate_per_s : float or None
+        Poisson: requests per second before scaling; None takes the trace's mean rate.
+    pool_size : int or None
+        Saturated: requests that wait; None for 4 G.
+    binding : {"pooled", "immediate"} or None
+        None: pooled when saturated, else what each policy does by nature.
+    start : {"stationary", "empty"} or None
+        None: stationary when saturated, else empty.
+    warmup_steps : int or None
+        Steps that the figures leave out. None: when saturated, until G * B requests have been
+        admitted, else none.
+    staleness_s : float
+        Age that the ranks' state reaches before the router sees it anew, at least 0.
+    """
+
+    step_time: StepTime
+    num_ranks: int = 16
+    num_slots: int = 72
+    kv_tokens: int | None = None
+    rank_speeds: tuple[float, ...] = ()
+    prefill_budget_tokens: int | None = None
+    prefill_s_per_token: float = 0.0
+    arrivals: Arrivals = "saturated"
+    rate_scale: float = 1.0
+    rate_per_s: float | None = None
+    pool_size: int | None = None
+    binding: BindingChoice | None = None
+    start: Start | None = None
+    warmup_steps: int | None = None
+    staleness_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least_one = {
+            "ranks": self.num_ranks,
+            "slots": self.num_slots,
+            "kv-tokens": self.kv_tokens,
+            "prefill-budget": self.prefill_budget_tokens,
+            "pool": self.pool_size,
+        }
+        for name, count in at_least_one.items():
+            if count is not None and count < 1:
+                raise ConfigError(f"--{name} must be at least 1, got {count}")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ConfigError(f"--warmup-steps must be at least 0, got {self.warmup_steps}")
+        _require_range("staleness", self.staleness_s, 0.0)
+        _require_range("prefill-time", self.prefill_s_per_token, 0.0)
+        _require_above("rate-scale", self.rate_scale)
+        if self.rate_per_s is not None:
+            _require_above("rate", self.rate_per_s)
+        _require_choice("arrivals", self.arrivals, get_args(Arrivals))
+        _require_choice("binding", self.binding, (*get_args(BindingChoice), None))
+        _require_choice("start", self.start, (*get_args(Start), None))
+        if self.rank_speeds and len(self.rank_speeds) != self.num_ranks:
+            raise ConfigError(
+                f"--rank-speeds names {len(self.rank_speeds)} ranks, but there are {self.num_ranks}"
+            )
+        for speed in self.rank_speeds:
+            _require_above("rank-speeds", speed)
+        budget = self.prefill_budget_tokens
+        if budget is not None and budget < self.num_slots:
+            raise ConfigError(
+                f"--prefill-budget must be at least --slots ({self.num_slots}), since every running "
+                f"request takes one token of it per step; got {budget}"
+            )
+        if self.prefill_s_per_token > 0 and self.prefill_budget_tokens is None:
+            raise ConfigError(
+                "--prefill-time needs --prefill-budget (tokens per step, for example 2048)"
+            )
+
+    @property
+    def is_saturated(self) -> bool:
+        """Tell whether the pool never runs dry."""
+        return self.arrivals == "saturated"
+
+    @property
+    def pool_target(self) -> int:
+        """Return how many requests wait when saturated."""
+        return 4 * self.num_ranks if self.pool_size is None else self.pool_size
+
+    @property
+    def starts_stationary(self) -> bool:
+        """Tell whether the slots are filled before the first step."""
+        return (self.start or ("stationary" if self.is_saturated else "empty")) == "stationary"
+
+    def binding_of(self, natural: str) -> BindingChoice:
+        """Return the binding of a policy whose own is `natural`."""
+        if self.binding is not None:
+            return self.binding
+        return "immediate" if natural == "immediate" and not self.is_saturated else "pooled"
+
+
+def _require_range(name: str, value: float, least: float) -> None:
+    if not (math.isfinite(value) and value >= least):
+        raise ConfigError(f"--{name} must be a number of at least {least:g}, got {value}")
+
+
+def _require_above(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"--{name} must be a number above 0, got {value}")
+
+
+def _require_choice(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
+    if value not in allowed:
+        names = ", ".join(choice for choice in allowed if choice is not None)
+        raise ConfigError(f"--{name} must be one of {names}, got {value!r}")

@@ -1,0 +1,163 @@
+"""The simulated group: its arrays, and the kernels called on them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
+from balanceroute.kernels import lockstep
+from balanceroute.kernels.ledger import Int64Array, RecordArray
+from balanceroute.kernels.lockstep import STEP_LOG, Log, SampleLog, StepCost
+from balanceroute.kernels.scheduler import CLOCK, ENGINE, NONE, REQUEST_LOG, SEAT, Group
+from balanceroute.sim.config import SimConfig
+from balanceroute.types import LoadSamples, RequestRecords, StepRecords, Workload
+
+NUM_SAMPLES = 1024  # rows of load per rank kept for plots
+FIRST_LOG_ROWS = 4096
+NO_BUDGET = 1 << 62  # decode-only ranks: a prompt is resident at once and costs nothing
+
+
+class SimGroup:
+    """Ranks in lockstep that serve the rows of a workload.
+
+    Parameters
+    ----------
+    config : SimConfig
+        Ranks, limits and costs.
+    workload : Workload
+        Requests; dispatched by row.
+    """
+
+    def __init__(self, config: SimConfig, workload: Workload) -> None:
+        num_ranks = config.num_ranks
+        capacity = num_ranks * config.num_slots + 2 * config.pool_target
+        self.ledger = Ledger(num_ranks=num_ranks, capacity=capacity)
+        self._workload = workload
+        self._cost = StepCost(
+            config.step_time.constant_s,
+            config.step_time.s_per_token,
+            config.step_time.kappa0_tokens,
+            config.prefill_s_per_token,
+            config.prefill_budget_tokens or NO_BUDGET,
+        )
+        self._engines = _idle_engines(config)
+        self._clock = np.zeros(1, CLOCK)
+        self._calendar = np.full(int(workload.output_tokens.max()) + 2, NONE, np.int64)
+        self._seats = np.zeros(capacity, SEAT)
+        self._requests = np.zeros(workload.num_requests, REQUEST_LOG)
+        for name in ("admitted_s", "first_token_s", "finished_s"):
+            self._requests[name] = np.nan
+        self._requests["rank"] = NONE
+        counter = np.zeros(1, np.int64)
+        samples = SampleLog(
+            np.zeros(NUM_SAMPLES),
+            np.zeros((NUM_SAMPLES, num_ranks), np.int64),
+            counter.copy(),
+            np.ones(1, np.int64),
+        )
+        self._log = Log(np.zeros(FIRST_LOG_ROWS, STEP_LOG), counter, samples)
+        self._group = self._assemble()
+
+    @property
+    def num_slots(self) -> Int64Array:
+        """Return the slots of each rank, shape (G,)."""
+        return self._engines["slots"]
+
+    @property
+    def kv_tokens(self) -> Int64Array:
+        """Return the KV tokens of each rank, shape (G,)."""
+        return self._engines["kv_tokens"]
+
+    @property
+    def now_s(self) -> float:
+        """Return the start of the step under way, or of the next one."""
+        return float(self._clock["now_s"][0])
+
+    @property
+    def is_at_boundary(self) -> bool:
+        """Tell whether no step is under way."""
+        return int(self._clock["in_step"][0]) == 0
+
+    @property
+    def num_admitted(self) -> int:
+        """Return how many requests of the workload have started so far."""
+        return int(self._clock["num_admitted"][0])
+
+    def wait_until(self, now_s: float) -> None:
+        """Let an idle group's clock jump to `now_s`."""
+        self._clock["now_s"][0] = now_s
+
+    def advance(self, until_s: float, pause: int) -> int:
+        """Run steps; see `balanceroute.kernels.lockstep.advance`."""
+        while True:
+            reason = lockstep.advance(self._group, self._cost, self._log, until_s, pause)
+            if reason != lockstep.LOG_FULL:
+                return int(reason)
+            steps = _widen(self._log.steps, 2 * len(self._log.steps))
+            self._log = self._log._replace(steps=steps)
+
+    def dispatch(self, requests: Int64Array, ranks: Int64Array) -> None:
+        """Send rows of the workload to ranks, in order."""
+        self._reserve(len(requests))
+        prompts, outputs = self._workload.prompt_tokens, self._workload.output_tokens
+        lockstep.dispatch(self._group, requests, ranks, prompts, outputs)
+
+    def fill(self, rows: Int64Array, ranks: Int64Array, ages: Int64Array) -> None:
+        """Start copies of workload rows on ranks as if they had been running for a while."""
+        prompts, outputs = self._workload.prompt_tokens, self._workload.output_tokens
+        lockstep.fill(self._group, ranks, prompts[rows], outputs[rows], ages)
+
+    def step_records(self) -> StepRecords:
+        """Return what the steps so far have logged."""
+        steps = self._log.steps[: int(self._log.num_steps[0])]
+        return StepRecords(**{name: steps[name] for name in STEP_LOG.names or ()})
+
+    def request_records(self, arrival_s: NDArray[np.float64]) -> RequestRecords:
+        """Return what became of each request, given when it arrived."""
+        return RequestRecords(
+            arrival_s=arrival_s,
+            prompt_tokens=self._workload.prompt_tokens,
+            output_tokens=self._workload.output_tokens,
+            **{name: self._requests[name] for name in REQUEST_LOG.names or ()},
+        )
+
+    def samples(self) -> LoadSamples:
+        """Return the load of each rank at some steps."""
+        samples = self._log.samples
+        size = int(samples.size[0])
+        return LoadSamples(time_s=samples.time_s[:size], load_tokens=samples.load_tokens[:size])
+
+    def _reserve(self, num_requests: int) -> None:
+        before = self.ledger.capacity
+        self.ledger.reserve(num_requests)
+        if self.ledger.capacity > before:
+            self._seats = _widen(self._seats, self.ledger.capacity)
+            self._group = self._assemble()
+
+    def _assemble(self) -> Group:
+        return Group(
+            self.ledger.accounts,
+            self._engines,
+            self._seats,
+            self._clock,
+            self._requests,
+            self._calendar,
+            np.zeros(self.ledger.capacity, np.int64),
+        )
+
+
+def _idle_engines(config: SimConfig) -> RecordArray:
+    engines = np.zeros(config.num_ranks, ENGINE)
+    engines["slots"] = config.num_slots
+    engines["kv_tokens"] = config.kv_tokens or UNLIMITED_TOKENS
+    engines["speed"] = config.rank_speeds or 1.0
+    for name in ("run_head", "run_tail", "prefill_head", "wait_head", "wait_tail"):
+        engines[name] = NONE
+    return engines
+
+
+def _widen(records: RecordArray, num_rows: int) -> RecordArray:
+    wider = np.zeros(num_rows, records.dtype)
+    wider[: len(records)] = records
+    return wider

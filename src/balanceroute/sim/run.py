@@ -1,0 +1,296 @@
+"""Run one policy on one workload: requests in, records out."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balanceroute.cluster.pool import Pool
+from balanceroute.errors import ConfigError, PlanError
+from balanceroute.kernels import waiting
+from balanceroute.kernels.ledger import Int64Array
+from balanceroute.kernels.lockstep import ALWAYS, BOUNDARY, DUE, NEVER, WHEN_SLOT_FREE
+from balanceroute.policies.base import Plan, Policy
+from balanceroute.sim.config import SimConfig
+from balanceroute.sim.group import SimGroup
+from balanceroute.sim.views import Observer
+from balanceroute.types import RunRecords, Workload
+
+START_STREAM = 1  # which random numbers of a seed the stationary start uses
+
+
+def simulate(
+    workload: Workload, config: SimConfig, policy: Policy, *, label: str = "", seed: int = 0
+) -> RunRecords:
+    """Simulate a group that serves `workload` under `policy`.
+
+    Parameters
+    ----------
+    workload : Workload
+        Requests in order. Needs arrival times unless ``config.arrivals`` is ``"saturated"``.
+    config : SimConfig
+        Ranks, costs and how requests come.
+    policy : Policy
+        A fresh one; policies keep state.
+    label : str
+        Name of the policy in the records.
+    seed : int
+        For the stationary start. The same seed gives the same records, but for wall times.
+
+    Returns
+    -------
+    RunRecords
+
+    Raises
+    ------
+    ConfigError
+        If a request can never fit a rank, arrivals are missing, or nothing is left to measure.
+    PlanError
+        If the policy breaks its contract.
+
+    Examples
+    --------
+    Two ranks with one slot each; a step costs 1 s plus 1 ms per token of the fuller rank:
+
+    >>> from balanceroute.policies.registry import make_policy
+    >>> from balanceroute.sim.config import SimConfig, StepTime
+    >>> lengths = np.array([10, 30], np.int32), np.array([2, 1], np.int32)
+    >>> workload = Workload(name="two", prompt_tokens=lengths[0], output_tokens=lengths[1],
+    ...                     arrival_s=np.zeros(2))
+    >>> config = SimConfig(step_time=StepTime(name="example", constant_s=1, s_per_token=1e-3),
+    ...                    num_ranks=2, num_slots=1, arrivals="trace")
+    >>> policy = make_policy("round_robin", rng=np.random.default_rng(0))
+    >>> records = simulate(workload, config, policy)
+    >>> records.steps.duration_s.round(6).tolist()
+    [1.03, 1.011]
+    >>> records.requests.finished_s.round(6).tolist()
+    [2.041, 1.03]
+    """
+    _check_fit(workload, config)
+    return _Run(workload, config, policy, seed).records(label, seed)
+
+
+class _Run:
+    """The router's side of a simulation: arrivals, pool, plans."""
+
+    def __init__(self, workload: Workload, config: SimConfig, policy: Policy, seed: int) -> None:
+        self._workload = workload
+        self._config = config
+        self._policy = policy
+        self._binding = config.binding_of(policy.binding)
+        self._is_immediate = self._binding == "immediate"
+        self._group = SimGroup(config, workload)
+        self._observer = Observer(
+            self._group.ledger,
+            self._group.num_slots,
+            self._group.kv_tokens,
+            staleness_s=config.staleness_s,
+            is_immediate=self._is_immediate,
+        )
+        self._pool = Pool(capacity=2 * config.pool_target + 1024)
+        self._arrival_s = _arrival_times(workload, config)
+        self._next_row = 0
+        self._now_s = 0.0
+        self._decision_ns: list[int] = []
+        self._warm_s: float | None = None  # when the warm-up of a saturated run was over
+        self._dry_s = np.inf  # when its pool could no longer be kept full
+        if config.starts_stationary:
+            self._fill(np.random.default_rng((seed, START_STREAM)))
+
+    def records(self, label: str, seed: int) -> RunRecords:
+        """Run to the end."""
+        began_ns = time.perf_counter_ns()
+        while self._turn():
+            pass
+        wall_s = (time.perf_counter_ns() - began_ns) * 1e-9
+        return RunRecords(
+            policy=label,
+            seed=seed,
+            num_ranks=self._config.num_ranks,
+            binding=self._binding,
+            steps=self._group.step_records(),
+            requests=self._group.request_records(self._arrival_s),
+            samples=self._group.samples(),
+            window_s=self._window_s(),
+            decision_ns=np.array(self._decision_ns, np.int64),
+            wall_s=wall_s,
+        )
+
+    def _turn(self) -> bool:
+        """Act at this moment, run the group to the next one, and tell whether there is more."""
+        self._receive()
+        if self._group.is_at_boundary and len(self._pool) > 0:
+            self._plan_pool()
+            self._receive()
+        next_arrival_s = self._next_arrival_s()
+        due_s = min(next_arrival_s, self._observer.next_publication_s)
+        reason = self._group.advance(due_s, self._pause())
+        if reason == BOUNDARY:
+            self._now_s = self._group.now_s
+        elif reason == DUE:
+            self._now_s = due_s
+        elif not self._wait_idle(due_s if len(self._pool) > 0 else next_arrival_s):
+            return False
+        if self._now_s >= self._observer.next_publication_s:
+            self._observer.publish(self._now_s)
+        self._note_warmth()
+        return True
+
+    def _wait_idle(self, due_s: float) -> bool:
+        """Let an idle group wait for the next event; False if there is none."""
+        if not np.isfinite(due_s):
+            if len(self._pool) > 0:
+                raise PlanError(
+                    f"the policy holds back {len(self._pool)} requests while the group is idle and "
+                    "no event is ahead; it must place one when no request runs"
+                )
+            return False
+        self._now_s = due_s
+        self._group.wait_until(due_s)
+        return True
+
+    def _pause(self) -> int:
+        if self._is_immediate:
+            return ALWAYS if self._config.is_saturated else NEVER
+        return WHEN_SLOT_FREE if len(self._pool) > 0 else NEVER
+
+    def _next_arrival_s(self) -> float:
+        if self._config.is_saturated or self._next_row == self._workload.num_requests:
+            return np.inf
+        return float(self._arrival_s[self._next_row])
+
+    def _receive(self) -> None:
+        """Take in the requests that have arrived by now."""
+        if self._config.is_saturated:
+            self._top_up()
+            return
+        while self._next_arrival_s() <= self._now_s:
+            # One instant at a time, so that each immediate decision sees the ones before it.
+            instant_s = self._next_arrival_s() if self._is_immediate else self._now_s
+            end = int(np.searchsorted(self._arrival_s, instant_s, side="right"))
+            self._accept(end, self._arrival_s[self._next_row : end])
+
+    def _top_up(self) -> None:
+        """Keep a saturated pool full (immediate binding: the ranks' queues taken together)."""
+        if not self._group.is_at_boundary or np.isfinite(self._dry_s):
+            return
+        num_waiting = len(self._pool)
+        if self._is_immediate:
+            num_waiting = int(self._group.ledger.ranks["num_waiting"].sum())
+        end = self._next_row + max(self._config.pool_target - num_waiting, 0)
+        if end > self._workload.num_requests:
+            self._dry_s, end = self._now_s, self._workload.num_requests
+        if end > self._next_row:
+            self._arrival_s[self._next_row : end] = self._now_s
+            self._accept(end, self._now_s)
+
+    def _accept(self, end: int, arrival_s: float | NDArray[np.float64]) -> None:
+        """Pool the requests up to row `end`, or bind them at once."""
+        rows = np.arange(self._next_row, end)
+        self._next_row = end
+        self._pool.append(rows, self._workload.prompt_tokens[rows], arrival_s)
+        if not self._is_immediate:
+            return
+        self._plan_pool()
+        if len(self._pool) > 0:
+            raise PlanError(f"under immediate binding {len(self._pool)} requests were left out")
+
+    def _plan_pool(self) -> None:
+        view = self._observer.view(self._now_s)
+        max_sends = view.max_sends
+        if not max_sends.any():
+            return
+        waiting_requests = self._pool.view()
+        began_ns = time.perf_counter_ns()
+        plan = self._policy.plan(view, waiting_requests)
+        self._decision_ns.append(time.perf_counter_ns() - began_ns)
+        requests, ranks = _checked(plan, len(self._pool), max_sends)
+        if len(requests) == 0:
+            return
+        self._observer.note_sends(ranks, waiting_requests.prompt_tokens[requests])
+        self._group.dispatch(self._pool.take(requests), ranks)
+
+    def _note_warmth(self) -> None:
+        if self._warm_s is None and self._group.is_at_boundary:
+            if self._group.num_admitted >= self._config.num_ranks * self._config.num_slots:
+                self._warm_s = self._now_s
+
+    def _window_s(self) -> tuple[float, float]:
+        """Return the time that the figures cover (see `SimConfig.warmup_steps`)."""
+        steps = self._group.step_records().start_s
+        begin_s: float | None = 0.0
+        if self._config.warmup_steps is not None:
+            skipped = self._config.warmup_steps
+            begin_s = float(steps[skipped]) if skipped < len(steps) else None
+        elif self._config.is_saturated:
+            begin_s = self._warm_s
+        if begin_s is None or begin_s >= self._dry_s:
+            raise ConfigError(
+                f"nothing is left to measure: {self._workload.num_requests} requests were used up "
+                f"before the warm-up was over; raise --requests to at least "
+                f"{6 * self._config.num_ranks * self._config.num_slots} or set --warmup-steps"
+            )
+        return begin_s, self._dry_s
+
+    def _fill(self, rng: np.random.Generator) -> None:
+        """Fill every slot as an observer finds it in the long run.
+
+        Drawing one output token of the workload uniformly draws its request in proportion to its
+        output length, and an age uniform in that length.
+        """
+        num_slots = self._config.num_ranks * self._config.num_slots
+        ends = np.cumsum(self._workload.output_tokens, dtype=np.int64)
+        tokens = rng.integers(ends[-1], size=num_slots)
+        rows = np.searchsorted(ends, tokens, side="right")
+        ages = tokens - (ends[rows] - self._workload.output_tokens[rows])
+        ranks = np.arange(num_slots) % self._config.num_ranks
+        self._group.fill(rows, ranks, ages)
+
+
+def _arrival_times(workload: Workload, config: SimConfig) -> NDArray[np.float64]:
+    if config.is_saturated:
+        return np.full(workload.num_requests, np.nan)
+    if workload.arrival_s is None:
+        raise ConfigError(
+            f"{workload.name} has no arrival times; use --arrivals saturated, or poisson with --rate"
+        )
+    return workload.arrival_s
+
+
+def _check_fit(workload: Workload, config: SimConfig) -> None:
+    if workload.num_requests == 0:
+        raise ConfigError(f"{workload.name} holds no request")
+    if config.kv_tokens is None:
+        return
+    whole = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
+    largest = int(whole.argmax())
+    if whole[largest] > config.kv_tokens:
+        raise ConfigError(
+            f"{workload.name}: request {largest + 1} needs {whole[largest]} KV tokens (prompt "
+            f"{workload.prompt_tokens[largest]}, output {workload.output_tokens[largest]}), but a "
+            f"rank has {config.kv_tokens}; raise --kv-tokens to at least {whole[largest]}"
+        )
+
+
+def _checked(plan: Plan, num_waiting: int, max_sends: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return a plan's columns as int64 arrays, or say which rule it breaks."""
+    requests = np.ascontiguousarray(plan.requests, np.int64)
+    ranks = np.ascontiguousarray(plan.ranks, np.int64)
+    fault, row = waiting.check_plan(requests, ranks, num_waiting, max_sends)
+    if fault == waiting.OK:
+        return requests, ranks
+    if fault == waiting.UNEQUAL:
+        raise PlanError(f"the plan names {len(requests)} requests but {len(ranks)} ranks")
+    request, rank = requests[row], ranks[row]
+    raise PlanError(
+        {
+            waiting.BAD_REQUEST: f"request {request} is not in 0..{num_waiting - 1}",
+            waiting.TWICE: f"request {request} is placed twice",
+            waiting.BAD_RANK: f"rank {rank} is not in 0..{len(max_sends) - 1}",
+            waiting.RANK_FULL: f"rank {rank} gets more than the {max_sends[min(rank, len(max_sends) - 1)]} "
+            "requests it may take",
+        }[fault]
+        + f" (row {row} of the plan)"
+    )

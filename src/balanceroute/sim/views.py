@@ -1,0 +1,78 @@
+"""What the simulated router sees: the ledger as it is, or as it was some time ago."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from balanceroute.cluster.ledger import Ledger
+from balanceroute.cluster.view import GroupView
+from balanceroute.kernels.ledger import Int64Array, RecordArray
+
+
+class Observer:
+    """Builds views of a group.
+
+    With a staleness of S seconds the ranks' state is published every S seconds. Between two
+    publications the router knows only what it has sent itself: those requests count as queued.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        The group's true accounts.
+    num_slots, kv_tokens : int64 array, shape (G,)
+        Limits of the ranks.
+    staleness_s : float
+        S, seconds; 0 shows the accounts as they are.
+    is_immediate : bool
+        How the policy binds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        num_slots: Int64Array,
+        kv_tokens: Int64Array,
+        *,
+        staleness_s: float,
+        is_immediate: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._num_slots = num_slots
+        self._kv_tokens = kv_tokens
+        self._staleness_s = staleness_s
+        self._is_immediate = is_immediate
+        self._seen: RecordArray = ledger.ranks
+        self.next_publication_s = np.inf
+        if staleness_s > 0:
+            self.publish(0.0)
+
+    def publish(self, now_s: float) -> None:
+        """Show the accounts as they are now, until the next publication."""
+        self._seen = self._ledger.ranks.copy()
+        periods = np.floor(now_s / self._staleness_s) + 1
+        self.next_publication_s = float(periods * self._staleness_s)
+        if self.next_publication_s <= now_s:  # rounding
+            self.next_publication_s += self._staleness_s
+
+    def note_sends(self, ranks: Int64Array, prompt_tokens: Int64Array) -> None:
+        """Add the router's own sends to a published state."""
+        if self._staleness_s > 0:
+            np.add.at(self._seen["num_waiting"], ranks, 1)
+            np.add.at(self._seen["due_tokens"], ranks, prompt_tokens)
+
+    def view(self, now_s: float) -> GroupView:
+        """Return what a policy sees at `now_s`."""
+        seen, actual = self._seen, self._ledger.ranks
+        return GroupView(
+            now_s=now_s,
+            is_immediate=self._is_immediate,
+            num_slots=self._num_slots,
+            kv_capacity_tokens=self._kv_tokens,
+            load_tokens=seen["load_tokens"],
+            due_tokens=seen["due_tokens"],
+            resident_prompt_tokens=seen["prompt_tokens"],
+            generated_tokens=seen["generated_tokens"],
+            num_running_reqs=seen["num_running"],
+            num_waiting_reqs=seen["num_waiting"],
+            num_inflight_reqs=actual["num_running"] + actual["num_waiting"],
+        )
