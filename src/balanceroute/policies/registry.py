@@ -79,7 +79,7 @@ def make_policy(spec: str, *, rng: np.random.Generator) -> Policy:
     'pooled'
     """
     name, *settings = spec.split(",")
-    factory = _find(name.strip())
+    factory = find_policy(name.strip())
     parameters = inspect.signature(factory).parameters
     hints = typing.get_type_hints(factory.__init__)
     arguments: dict[str, Any] = {}
@@ -99,7 +99,8 @@ def make_policy(spec: str, *, rng: np.random.Generator) -> Policy:
     return policy
 
 
-def _find(name: str) -> type[Any]:
+def find_policy(name: str) -> type[Any]:
+    """Return the class of a policy by its name or as ``path/to/file.py:ClassName``."""
     if name in BUILT_IN:
         module, _, attribute = BUILT_IN[name].partition(":")
         found: type[Any] = getattr(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,19 @@ from balanceroute.sim.views import Observer
 from balanceroute.types import RunRecords, Workload
 
 START_STREAM = 1  # which random numbers of a seed the stationary start uses
+TURNS_PER_REPORT = 256
+
+Progress = Callable[[float], None]
 
 
 def simulate(
-    workload: Workload, config: SimConfig, policy: Policy, *, label: str = "", seed: int = 0
+    workload: Workload,
+    config: SimConfig,
+    policy: Policy,
+    *,
+    label: str = "",
+    seed: int = 0,
+    on_progress: Progress | None = None,
 ) -> RunRecords:
     """Simulate a group that serves `workload` under `policy`.
 
@@ -38,6 +48,8 @@ def simulate(
         Name of the policy in the records.
     seed : int
         For the stationary start. The same seed gives the same records, but for wall times.
+    on_progress : callable or None
+        Called now and then with the fraction of requests that have come in, in [0, 1].
 
     Returns
     -------
@@ -69,7 +81,7 @@ def simulate(
     [2.041, 1.03]
     """
     _check_fit(workload, config)
-    return _Run(workload, config, policy, seed).records(label, seed)
+    return _Run(workload, config, policy, seed).records(label, seed, on_progress)
 
 
 class _Run:
@@ -99,11 +111,14 @@ class _Run:
         if config.starts_stationary:
             self._fill(np.random.default_rng((seed, START_STREAM)))
 
-    def records(self, label: str, seed: int) -> RunRecords:
+    def records(self, label: str, seed: int, on_progress: Progress | None) -> RunRecords:
         """Run to the end."""
         began_ns = time.perf_counter_ns()
+        num_turns = 0
         while self._turn():
-            pass
+            num_turns += 1
+            if on_progress is not None and num_turns % TURNS_PER_REPORT == 0:
+                on_progress(self._next_row / self._workload.num_requests)
         wall_s = (time.perf_counter_ns() - began_ns) * 1e-9
         return RunRecords(
             policy=label,

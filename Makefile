@@ -1,0 +1,80 @@
+# Everything runs in .venv, which the first target that needs it creates from the locked
+# requirements. Needed beforehand: Python 3.11, 3.12 or 3.13, git and make.
+
+# Set PYTHON to choose the interpreter; otherwise the first of these that runs and fits is taken.
+PYTHON ?=
+PYTHON_CANDIDATES := python3.13 python3.12 python3.11 python3 python
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+        --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench docs lock format clean
+.DELETE_ON_ERROR:
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.run ## compare four policies on two presets and write a report
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/.dev ## format, lint, types, import contract, doctests and tests
+	@echo '== format: ruff format --check';      $(BIN)/ruff format --check .
+	@echo '== lint: ruff check';                 $(BIN)/ruff check .
+	@echo '== types: mypy --strict';             $(BIN)/mypy
+	@echo '== imports: lint-imports';            $(BIN)/lint-imports --no-logo
+	@echo '== doctests and tests: pytest';       $(BIN)/pytest -q
+
+bench: $(VENV)/.dev ## measure balance, speed and start-up; writes bench/out/bench.json
+	$(BIN)/python bench/run.py --out bench/out/bench.json
+
+docs: $(VENV)/.dev ## build the documentation into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
+# The whole set is resolved first; the others are held to its versions.
+lock: $(VENV)/.dev ## renew the locked requirements (UPGRADE=--upgrade for newer versions)
+	$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml --all-extras -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
+
+format: $(VENV)/.dev ## format the code and apply safe lint fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove the environment, caches and build output
+	rm -rf $(VENV) build dist docs/_build bench/out .mypy_cache .pytest_cache .ruff_cache \
+	    .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A name on PATH proves nothing (version managers leave stubs that fail), so each is tried.
+FITS := import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+
+$(BIN)/python:
+	@for python in $(or $(PYTHON),$(PYTHON_CANDIDATES)); do \
+	    if "$$python" -c '$(FITS)' >/dev/null 2>&1; then \
+	        echo "== setup: $(VENV) from $$python ($$("$$python" --version))"; \
+	        exec "$$python" -m venv --clear $(VENV); \
+	    fi; \
+	done; \
+	echo 'No usable Python among: $(or $(PYTHON),$(PYTHON_CANDIDATES)).' >&2; \
+	echo 'BalanceRoute needs 3.11, 3.12 or 3.13 with the venv module (on Debian and Ubuntu:' >&2; \
+	echo 'apt install python3-venv). Name one with: make PYTHON=/path/to/python3.12' >&2; \
+	exit 1
+
+# Each stamp is a finished installation. The first also gives the project itself, editable, built
+# by the locked back end; pip is looked for because an interrupted set-up may have left none.
+$(VENV)/.run: requirements/run.txt requirements/build.txt pyproject.toml | $(BIN)/python
+	@echo '== setup: packages (a minute or two the first time)'
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	@$(PIP) install --quiet --require-hashes -r requirements/run.txt -r requirements/build.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	@echo '== setup: packages for development'
+	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@

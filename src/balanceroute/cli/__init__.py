@@ -1,0 +1,67 @@
+"""The `balanceroute` command.
+
+Nothing heavy is imported here: NumPy, Numba and pyarrow load inside the commands, so that
+``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from balanceroute import __version__
+from balanceroute.cli import policies, simulate, trace
+from balanceroute.errors import BalanceRouteError
+
+app = typer.Typer(
+    name="balanceroute",
+    help="Keep every data-parallel rank of an LLM serving group equally loaded.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("simulate")(simulate.simulate)
+app.command("policies")(policies.policies)
+app.add_typer(trace.app, name="trace")
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"balanceroute {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version),
+    ] = False,
+) -> None:
+    del version  # its callback has done everything
+
+
+def main() -> None:
+    """Run the command line: errors on purpose become one line on stderr and exit code 2."""
+    try:
+        app()
+    except BalanceRouteError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (as `| head` does); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str) -> None:
+    line = " ".join(message.split())
+    typer.echo(f"balanceroute: error: {line}", err=True)
+    sys.exit(EXIT_BAD_INPUT)

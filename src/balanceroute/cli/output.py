@@ -1,0 +1,35 @@
+"""Output to standard output that is whole or an error."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from balanceroute.errors import OutputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def print_bytes(data: bytes) -> None:
+    """Write `data` and a line end to standard output, and notice if that fails."""
+    try:
+        sys.stdout.buffer.write(data.rstrip(b"\n") + b"\n")
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"standard output cannot be written: {error.strerror}; free some space or write elsewhere"
+        ) from error
+
+
+def print_rich(*parts: RenderableType) -> None:
+    """Print tables and text, fitted to the terminal."""
+    from rich.console import Console
+
+    console = Console()
+    with console.capture() as capture:
+        for part in parts:
+            console.print(part)
+    print_bytes(capture.get().encode(sys.stdout.encoding or "utf-8", errors="replace"))

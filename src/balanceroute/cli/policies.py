@@ -1,0 +1,43 @@
+"""`balanceroute policies`: what there is to choose from."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated
+
+import typer
+
+
+def policies(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """List the policies, their settings and defaults."""
+    import msgspec
+
+    from balanceroute.cli.output import print_bytes, print_rich
+    from balanceroute.policies.registry import find_policy, policy_names
+
+    rows = []
+    for name in policy_names():
+        factory = find_policy(name)
+        summary = (inspect.getdoc(factory) or "").partition("\n")[0]
+        settings = {
+            key: parameter.default
+            for key, parameter in inspect.signature(factory).parameters.items()
+            if key != "rng"
+        }
+        rows.append(
+            {"name": name, "binding": factory.binding, "summary": summary, "settings": settings}
+        )
+    if as_json:
+        print_bytes(msgspec.json.format(msgspec.json.encode(rows)))
+        return
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("policy", "binding", "what it does"):
+        table.add_column(heading, no_wrap=heading != "what it does")
+    for row in rows:
+        given = ",".join(f"{key}={value}" for key, value in row["settings"].items())
+        table.add_row(row["name"], row["binding"], row["summary"] + (f" [{given}]" if given else ""))
+    print_rich(table)

@@ -1,0 +1,163 @@
+"""`balanceroute simulate`: what the ranks lose at the barrier, policy by policy."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from balanceroute.errors import ConfigError
+
+if TYPE_CHECKING:
+    from balanceroute.report.digest import RunDigest
+    from balanceroute.report.experiment import Progress
+    from balanceroute.report.result import SimulationResult
+    from balanceroute.sim.config import SimConfig
+
+DEFAULT_POLICIES = ("vllm", "round_robin", "br_0")
+PROGRESS_DELAY_S = 1.0  # what is done sooner shows no bar
+
+
+def option(help_text: str, *names: str, **settings: Any) -> Any:
+    """Describe an option; `names` only where the parameter's own name does not do."""
+    return typer.Option(*names, help=help_text, **settings)
+
+
+def simulate(
+    source: Annotated[str, typer.Argument(help="A trace file, or a preset of `trace list`.")],
+    trace_format: Annotated[
+        str | None, option("Format of the file; else detected.", "--format")
+    ] = None,
+    ranks: Annotated[int, option("Ranks of the group, G.")] = 16,
+    slots: Annotated[int, option("Running requests per rank, B.")] = 72,
+    kv_tokens: Annotated[int | None, option("KV tokens per rank; else unlimited.")] = None,
+    rank_speeds: Annotated[
+        str | None, option("Speed of each rank, as 1,1,0.8,…; else all 1.")
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        option("NAME[,key=value…] or FILE.py:CLASS; may be repeated, the first is the baseline."),
+    ] = None,
+    arrivals: Annotated[str, option("saturated, trace or poisson.")] = "saturated",
+    rate: Annotated[float | None, option("Poisson: requests/s; else the source's mean.")] = None,
+    rate_scale: Annotated[float, option("Factor on the arrival rate.")] = 1.0,
+    pool: Annotated[int | None, option("Saturated: requests that wait; else 4 G.")] = None,
+    requests: Annotated[
+        int | None, option("Requests; more than the file has are drawn with replacement.")
+    ] = None,
+    seed: Annotated[int, option("Seed of all chance.")] = 0,
+    repeats: Annotated[int, option("Runs per policy, each with the next seed.")] = 1,
+    warmup_steps: Annotated[
+        int | None, option("Steps left out; else until G·B requests are admitted if saturated.")
+    ] = None,
+    step_time: Annotated[
+        str, option("paper, bf-io, h200-deepseek-v3, or C,T[,KAPPA0] in s, s/token, tokens.")
+    ] = "paper",
+    prefill_budget: Annotated[
+        int | None, option("Tokens per rank and step where ranks prefill too; else decode-only.")
+    ] = None,
+    prefill_time: Annotated[float, option("Seconds per prompt token computed.")] = 0.0,
+    staleness: Annotated[float, option("Seconds between two looks at the ranks.")] = 0.0,
+    binding: Annotated[
+        str | None, option("pooled or immediate; else pooled if saturated, or as each policy does.")
+    ] = None,
+    start: Annotated[
+        str | None, option("stationary or empty; else stationary if saturated.")
+    ] = None,
+    out: Annotated[Path | None, option("Folder for result.json and report.html.")] = None,
+    as_json: Annotated[bool, option("Print JSON and nothing else.", "--json")] = False,
+) -> None:
+    """Compare routing policies on a trace or preset: what do the ranks lose at the barrier?"""
+    from balanceroute.report.experiment import Experiment
+    from balanceroute.sim.config import SimConfig, StepTime
+
+    config = SimConfig(
+        step_time=StepTime.parse(step_time, num_slots=slots),
+        num_ranks=ranks,
+        num_slots=slots,
+        kv_tokens=kv_tokens,
+        rank_speeds=_parse_speeds(rank_speeds),
+        prefill_budget_tokens=prefill_budget,
+        prefill_s_per_token=prefill_time,
+        arrivals=arrivals,  # type: ignore[arg-type]  # SimConfig checks the choices
+        rate_scale=rate_scale,
+        rate_per_s=rate,
+        pool_size=pool,
+        binding=binding,  # type: ignore[arg-type]
+        start=start,  # type: ignore[arg-type]
+        warmup_steps=warmup_steps,
+        staleness_s=staleness,
+    )
+    experiment = Experiment(
+        source=source,
+        config=config,
+        policies=tuple(policy or DEFAULT_POLICIES),
+        format_name=trace_format,
+        num_requests=requests,
+        seed=seed,
+        num_repeats=repeats,
+    )
+    with progress_bar() as show:
+        result, digests = experiment.run(show)
+    publish(result, digests, out=out, as_json=as_json)
+
+
+def publish(
+    result: SimulationResult, digests: Sequence[RunDigest], *, out: Path | None, as_json: bool
+) -> None:
+    """Write the result to `out`, if anywhere, and print it."""
+    from balanceroute.cli.output import print_bytes, print_rich
+    from balanceroute.report import judge, render_table, to_json, write_atomically
+
+    if out is not None:
+        from balanceroute.report.html import write_report
+
+        command = shlex.join(["balanceroute", *sys.argv[1:]])
+        write_report(result, digests, out / "report.html", command=command)
+        write_atomically(out / "result.json", to_json(result) + b"\n")
+    if as_json:
+        print_bytes(to_json(result))
+        return
+    notes = [f"note: {note}" for note in result.workload.notes]
+    written = [] if out is None else [f"\nreport: {out / 'report.html'}"]
+    print_rich(*notes, render_table(result), "", judge(result).text, *written)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show what is being done and when it will be over, once it has taken a second."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("", total=1.0)
+    began_s = time.monotonic()
+
+    def show(what: str, done: float) -> None:
+        if not bar.live.is_started and time.monotonic() - began_s > PROGRESS_DELAY_S:
+            bar.start()
+        if done < bar.tasks[task].completed:
+            bar.reset(task)
+        bar.update(task, description=what, completed=done)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def _parse_speeds(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--rank-speeds must be numbers like 1,1,0.8, got {text!r}") from None

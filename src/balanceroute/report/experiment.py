@@ -1,0 +1,233 @@
+"""Run several policies on one workload and gather the result: what ``simulate`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from balanceroute.errors import ConfigError
+from balanceroute.metrics import summarize
+from balanceroute.policies.registry import make_policy
+from balanceroute.report.digest import RunDigest, digest
+from balanceroute.report.result import (
+    GroupInfo,
+    RunResult,
+    SimulationResult,
+    StepTimeInfo,
+    WorkloadInfo,
+)
+from balanceroute.sim.config import SimConfig
+from balanceroute.sim.run import simulate
+from balanceroute.sim.warm import warm
+from balanceroute.types import Workload
+from balanceroute.workload import PRESETS, draw, fingerprint, load, poisson_arrivals
+
+POLICY_STREAM = 2  # which random numbers of a seed the policies use
+ARRIVAL_STREAM = 3  # and the Poisson process
+
+# A saturated run admits G * B requests before it measures and leaves up to G * B unfinished.
+FEWEST_SLOT_FILLS, SLOT_FILLS = 4, 8
+
+#: What is being done, and how much of it is done, in [0, 1].
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """Policies to compare on one source of requests.
+
+    Attributes
+    ----------
+    source : str
+        Preset or trace file.
+    config : SimConfig
+        The group and how requests come.
+    policies : tuple of str
+        Policies, the baseline first.
+    format_name : str or None
+        Format of the file; None detects it.
+    num_requests : int or None
+        Requests to simulate; None takes the file (20,000 of a preset), or more, drawn with
+        replacement, where that would hardly fill the slots.
+    seed, num_repeats : int
+        The first seed, and how many seeds from there on.
+    """
+
+    source: str
+    config: SimConfig
+    policies: tuple[str, ...]
+    format_name: str | None = None
+    num_requests: int | None = None
+    seed: int = 0
+    num_repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_repeats < 1:
+            raise ConfigError(f"--repeats must be at least 1, got {self.num_repeats}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must be at least 0, got {self.seed}")
+        if not self.policies:
+            raise ConfigError("at least one --policy is needed")
+        for spec in self.policies:
+            make_policy(spec, rng=np.random.default_rng(0))
+        if len(set(self.policies)) < len(self.policies):
+            raise ConfigError(f"a policy is named twice: {', '.join(self.policies)}")
+
+    def run(
+        self, on_progress: Progress | None = None
+    ) -> tuple[SimulationResult, Sequence[RunDigest]]:
+        """Simulate every policy under every seed.
+
+        Returns
+        -------
+        tuple
+            The result document, and per run what the report draws.
+        """
+        say = on_progress or (lambda _what, _done: None)
+        source = self._load(lambda done: say(f"reading {self.source}", done))
+        runs: list[RunResult] = []
+        digests: list[RunDigest] = []
+        first: Workload | None = None
+        for seed in range(self.seed, self.seed + self.num_repeats):
+            workload = self._requests(source, seed)
+            first = first or workload
+            for spec in self.policies:
+                say(f"compiling {spec}", 0.0)
+                warm(spec, self.config)
+                policy = make_policy(spec, rng=np.random.default_rng((seed, POLICY_STREAM)))
+                records = simulate(
+                    workload,
+                    self.config,
+                    policy,
+                    label=spec,
+                    seed=seed,
+                    on_progress=lambda done, what=f"{spec}, seed {seed}": say(what, done),
+                )
+                binding = self.config.binding_of(policy.binding)
+                runs.append(
+                    RunResult(policy=spec, seed=seed, binding=binding, metrics=summarize(records))
+                )
+                digests.append(digest(records))
+        assert first is not None
+        return self._result(source, first, runs), digests
+
+    def _load(self, on_progress: Callable[[float], None]) -> Workload | None:
+        """Return the file's requests; None for a preset, which is drawn anew for each seed."""
+        if self.source in PRESETS:
+            return None
+        return load(self.source, format_name=self.format_name, on_progress=on_progress)
+
+    def _requests(self, source: Workload | None, seed: int) -> Workload:
+        config = self.config
+        num_slots = config.num_ranks * config.num_slots
+        wanted = self.num_requests
+        if source is None:
+            least = SLOT_FILLS * num_slots if config.is_saturated else 0
+            if wanted is None:
+                wanted = max(20_000, least)
+            workload = load(
+                self.source,
+                num_requests=wanted,
+                seed=seed,
+                with_arrivals=config.arrivals == "trace",
+            )
+        else:
+            workload = source
+            is_short = source.num_requests < FEWEST_SLOT_FILLS * num_slots
+            if wanted is None and config.is_saturated and is_short:
+                wanted = SLOT_FILLS * num_slots
+            if wanted is not None:
+                workload = _resized(source, wanted, seed)
+        return self._timed(workload, seed)
+
+    def _timed(self, workload: Workload, seed: int) -> Workload:
+        """Give the requests the arrival times that were asked for."""
+        config = self.config
+        if config.is_saturated:
+            return replace(workload, arrival_s=None)
+        if config.arrivals == "trace":
+            if workload.arrival_s is None:
+                return workload  # the simulator says what is missing
+            return replace(workload, arrival_s=workload.arrival_s / config.rate_scale)
+        rate_per_s = config.rate_per_s or self._mean_rate_per_s(workload)
+        rng = np.random.default_rng((seed, ARRIVAL_STREAM))
+        arrival_s = poisson_arrivals(workload.num_requests, rate_per_s * config.rate_scale, rng)
+        return replace(workload, arrival_s=arrival_s)
+
+    def _mean_rate_per_s(self, workload: Workload) -> float:
+        if self.source in PRESETS:
+            rate_per_s = PRESETS[self.source].rate_per_s
+        elif workload.arrival_s is None or workload.arrival_s[-1] == 0:
+            rate_per_s = None
+        else:
+            rate_per_s = (workload.num_requests - 1) / float(workload.arrival_s[-1])
+        if rate_per_s is None:
+            raise ConfigError(
+                f"{workload.name} has no request rate; give one with --rate (requests per second)"
+            )
+        return rate_per_s
+
+    def _result(
+        self, source: Workload | None, workload: Workload, runs: list[RunResult]
+    ) -> SimulationResult:
+        config, step_time = self.config, self.config.step_time
+        prefills = config.prefill_budget_tokens is not None
+        return SimulationResult(
+            workload=_describe(source, workload),
+            group=GroupInfo(
+                ranks=config.num_ranks,
+                slots=config.num_slots,
+                kv_tokens=config.kv_tokens,
+                step_time=StepTimeInfo(
+                    name=step_time.name,
+                    constant_s=step_time.constant_s,
+                    seconds_per_token=step_time.s_per_token,
+                    kappa0_tokens=step_time.kappa0_tokens,
+                ),
+                arrivals=config.arrivals,
+                rate_scale=config.rate_scale,
+                pool=config.pool_target if config.is_saturated else None,
+                binding=config.binding,
+                start="stationary" if config.starts_stationary else "empty",
+                staleness_s=config.staleness_s,
+                prefill_budget_tokens=config.prefill_budget_tokens,
+                prefill_s_per_token=config.prefill_s_per_token if prefills else None,
+                warmup_steps=config.warmup_steps,
+                rank_speeds=config.rank_speeds or None,
+            ),
+            runs=tuple(runs),
+        )
+
+
+def _resized(source: Workload, num_requests: int, seed: int) -> Workload:
+    if num_requests > source.num_requests:
+        return draw(source, num_requests=num_requests, seed=seed)
+    end = num_requests
+    return replace(
+        source,
+        prompt_tokens=source.prompt_tokens[:end],
+        output_tokens=source.output_tokens[:end],
+        arrival_s=None if source.arrival_s is None else source.arrival_s[:end],
+        client_ids=None if source.client_ids is None else source.client_ids[:end],
+    )
+
+
+def _describe(source: Workload | None, workload: Workload) -> WorkloadInfo:
+    if source is None:
+        sampling = "preset"
+    elif workload.num_requests > source.num_requests:
+        sampling = "with_replacement"
+    else:
+        sampling = "file_order"
+    return WorkloadInfo(
+        name=workload.name,
+        num_requests=workload.num_requests,
+        num_source_requests=None if source is None else source.num_requests,
+        sampling=sampling,
+        fingerprint=fingerprint(workload),
+        prompt_tokens_mean=float(workload.prompt_tokens.mean()),
+        output_tokens_mean=float(workload.output_tokens.mean()),
+        notes=workload.notes,
+    )

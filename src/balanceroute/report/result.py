@@ -1,0 +1,184 @@
+"""The result document ``balanceroute.simulation.v1``; `docs/metrics.md` describes every field.
+
+Fields may be added within version 1, so readers skip those that they do not know; none is renamed,
+removed or given another meaning.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from balanceroute.errors import ConfigError
+from balanceroute.metrics import Metrics
+
+SCHEMA: Literal["balanceroute.simulation.v1"] = "balanceroute.simulation.v1"
+
+Binding = Literal["pooled", "immediate"]
+
+
+class WorkloadInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was simulated.
+
+    Attributes
+    ----------
+    name : str
+        Preset or file name.
+    num_requests : int
+        Requests given to the simulator.
+    num_source_requests : int or None
+        Requests in the file; None for a preset, which is drawn and has no end.
+    sampling : str
+        ``"file_order"``, ``"with_replacement"`` or ``"preset"``.
+    fingerprint : str
+        Hash of the lengths and arrivals, to tell whether two results used the same requests.
+    prompt_tokens_mean, output_tokens_mean : float
+        Mean lengths.
+    notes : tuple of str
+        What the reader left out or changed, with counts.
+    """
+
+    name: str
+    num_requests: int
+    num_source_requests: int | None
+    sampling: Literal["file_order", "with_replacement", "preset"]
+    fingerprint: str
+    prompt_tokens_mean: float
+    output_tokens_mean: float
+    notes: tuple[str, ...] = ()
+
+
+class StepTimeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Step time ``constant_s + seconds_per_token·(kappa0_tokens·requests + tokens)``.
+
+    Attributes
+    ----------
+    name : str
+        Preset, or ``"custom"``.
+    constant_s : float
+        C, seconds.
+    seconds_per_token : float
+        Slope in resident tokens of the slowest rank.
+    kappa0_tokens : float
+        What one running request costs, in tokens.
+    """
+
+    name: str
+    constant_s: float
+    seconds_per_token: float
+    kappa0_tokens: float = 0.0
+
+
+class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The group of ranks and how requests reach it.
+
+    Attributes
+    ----------
+    ranks, slots : int
+        G, and running requests per rank.
+    kv_tokens : int or None
+        KV capacity of a rank; None is unlimited.
+    step_time : StepTimeInfo
+        Model of the step time.
+    arrivals : str
+        ``"trace"``, ``"poisson"`` or ``"saturated"``.
+    rate_scale : float
+        Factor on the arrival rate.
+    pool : int or None
+        Requests kept waiting in a saturated pool; None otherwise.
+    binding : str or None
+        ``"pooled"`` or ``"immediate"`` if forced on every policy; None leaves each its own.
+    start : str
+        ``"stationary"`` or ``"empty"``.
+    staleness_s : float
+        Age of what the policy sees, seconds.
+    prefill_budget_tokens : int or None
+        Prompt tokens that a rank may prefill in a step; None for decode-only ranks.
+    prefill_s_per_token : float or None
+        Time of one prompt token; None for decode-only ranks.
+    warmup_steps : int or None
+        Steps left out at the start; None: until G·B requests had been admitted.
+    rank_speeds : tuple of float or None
+        Relative speed of each rank; None: all equal.
+    barrier : bool
+        Whether a step waits for the slowest rank.
+    """
+
+    ranks: int
+    slots: int
+    kv_tokens: int | None
+    step_time: StepTimeInfo
+    arrivals: Literal["trace", "poisson", "saturated"]
+    rate_scale: float = 1.0
+    pool: int | None = None
+    binding: Binding | None = None
+    start: Literal["stationary", "empty"] = "stationary"
+    staleness_s: float = 0.0
+    prefill_budget_tokens: int | None = None
+    prefill_s_per_token: float | None = None
+    warmup_steps: int | None = None
+    rank_speeds: tuple[float, ...] | None = None
+    barrier: bool = True
+
+
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One policy under one seed.
+
+    Attributes
+    ----------
+    policy : str
+        As the user wrote it, parameters included.
+    seed : int
+        Seed of the run.
+    binding : str
+        ``"pooled"`` or ``"immediate"``, as it was used.
+    metrics : Metrics
+        The figures.
+    """
+
+    policy: str
+    seed: int
+    binding: Binding
+    metrics: Metrics
+
+
+class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """All runs of one comparison; the first policy is the baseline.
+
+    Attributes
+    ----------
+    schema : str
+        Name and version of this document.
+    workload, group :
+        What was simulated, and on what.
+    runs : tuple of RunResult
+        Policies in the order given, and for each its repeats.
+    """
+
+    schema: Literal["balanceroute.simulation.v1"] = SCHEMA
+    workload: WorkloadInfo
+    group: GroupInfo
+    runs: tuple[RunResult, ...]
+
+
+def to_json(result: SimulationResult) -> bytes:
+    """Encode a result as indented JSON that ends in a line feed, fields in the order above."""
+    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+
+
+def from_json(data: bytes | str) -> SimulationResult:
+    """Decode a result, skipping fields that this version does not know.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not a result of schema ``balanceroute.simulation.v1``.
+    """
+    try:
+        return msgspec.json.decode(data, type=SimulationResult)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"not a result of schema {SCHEMA}: {error}; give the JSON that "
+            "`balanceroute simulate --json` prints"
+        ) from error

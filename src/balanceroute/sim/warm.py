@@ -1,0 +1,45 @@
+"""Compile, or load from disk, every kernel that a run will call, before anything is timed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from balanceroute.policies.registry import make_policy
+from balanceroute.sim.config import SimConfig
+from balanceroute.sim.run import simulate
+from balanceroute.types import Workload
+
+NUM_REQUESTS = 24
+
+
+def warm(spec: str, config: SimConfig) -> None:
+    """Run a policy on a toy group that binds as the real one will.
+
+    Parameters
+    ----------
+    spec : str
+        The policy, as for `make_policy`.
+    config : SimConfig
+        The real configuration; its size and limits are left aside.
+    """
+    policy = make_policy(spec, rng=np.random.default_rng(0))
+    toy = replace(
+        config,
+        num_ranks=2,
+        num_slots=2,
+        kv_tokens=None,
+        rank_speeds=(),
+        prefill_budget_tokens=None,
+        prefill_s_per_token=0.0,
+        arrivals="saturated",
+        pool_size=9,
+        binding=config.binding_of(policy.binding),
+        start="stationary",
+        warmup_steps=0,
+        staleness_s=0.0,
+    )
+    lengths = np.arange(1, NUM_REQUESTS + 1, dtype=np.int32)
+    workload = Workload(name="warm", prompt_tokens=lengths, output_tokens=1 + lengths % 5)
+    simulate(workload, toy, policy)
