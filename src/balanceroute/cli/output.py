@@ -20,7 +20,7 @@ def print_bytes(data: bytes) -> None:
         raise
     except OSError as error:
         raise OutputError(
-            f"standard output cannot be written: {error.strerror}; free some space or write elsewhere"
+            f"standard output cannot be written: {error.strerror}; write it elsewhere"
         ) from error
 
 

@@ -39,5 +39,7 @@ def policies(
         table.add_column(heading, no_wrap=heading != "what it does")
     for row in rows:
         given = ",".join(f"{key}={value}" for key, value in row["settings"].items())
-        table.add_row(row["name"], row["binding"], row["summary"] + (f" [{given}]" if given else ""))
+        table.add_row(
+            row["name"], row["binding"], row["summary"] + (f" [{given}]" if given else "")
+        )
     print_rich(table)

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from balanceroute.report.digest import RunDigest
     from balanceroute.report.experiment import Progress
     from balanceroute.report.result import SimulationResult
-    from balanceroute.sim.config import SimConfig
 
 DEFAULT_POLICIES = ("vllm", "round_robin", "br_0")
 PROGRESS_DELAY_S = 1.0  # what is done sooner shows no bar
@@ -72,7 +71,7 @@ def simulate(
     out: Annotated[Path | None, option("Folder for result.json and report.html.")] = None,
     as_json: Annotated[bool, option("Print JSON and nothing else.", "--json")] = False,
 ) -> None:
-    """Compare routing policies on a trace or preset: what do the ranks lose at the barrier?"""
+    """Compare what the ranks lose at the barrier under routing policies, on a trace or preset."""
     from balanceroute.report.experiment import Experiment
     from balanceroute.sim.config import SimConfig, StepTime
 

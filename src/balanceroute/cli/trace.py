@@ -84,6 +84,7 @@ def list_traces(as_json: Json = False) -> None:
         return
     rows = [(p["name"], p["summary"], p["licence"]) for p in presets]
     _print_table("Presets (need no file)", ("name", "what", "licence"), rows)
+    typer.echo()
     public = [
         (t.name, f"{t.num_requests:,}", f"{t.num_bytes / 1e6:,.1f}", t.licence)
         for t in PUBLIC_TRACES.values()
@@ -200,7 +201,7 @@ def _print_stats(workload: Workload, figures: TraceStats) -> None:
     shares = f"{figures.top_1_share_ratio:.0%} / {figures.top_10_share_ratio:.0%}"
     lines += [
         ("output tokens in the largest 1 % / 10 %", shares),
-        ("correlation of prompt and output", _figure(figures.correlation, ".2f")),
+        ("correlation of prompt and output", _figure(figures.correlation, "z.2f")),
     ]
     for label, value in lines:
         typer.echo(f"{label:<41}{value}")

@@ -7,6 +7,7 @@ import numpy as np
 from balanceroute.kernels.heap import RankHeap, heapify, pop, sift_down
 from balanceroute.kernels.jit import kernel
 from balanceroute.kernels.ledger import Int64Array
+from balanceroute.kernels.plain import largest, pick, total
 from balanceroute.kernels.subset import (
     ENUMERATION_LIMIT,
     best_subset_by_enumeration,
@@ -61,10 +62,10 @@ def plan_singles(
     """
     num_ranks = len(load_tokens)
     window = open_window(keys)
-    most = min(len(keys), max(max_sends.sum() - num_left_free, 0))
+    most = min(len(keys), max(total(max_sends) - num_left_free, 0))
     positions, ranks = np.empty(most, np.int64), np.empty(most, np.int64)
     heap = open_heap(load_tokens, max_sends, emptiest_first, first_rank)
-    envelope = load_tokens.max()
+    envelope = largest(load_tokens)
     num_placed = 0
     while heap.size[0] > 0 and num_placed < most:
         rank = heap.ranks[0]
@@ -93,10 +94,18 @@ def open_heap(
     on top follows up with `use_slots`.
     """
     num_ranks = len(load_tokens)
-    able = np.flatnonzero(max_sends > 0)
-    first = -max_sends if emptiest_first else np.zeros(num_ranks, np.int64)
-    turn = (np.arange(num_ranks) - first_rank) % num_ranks
-    heap = RankHeap(able, np.array([len(able)]), first, load_tokens, turn)
+    able, num_able = np.empty(num_ranks, np.int64), 0
+    first, turn = np.zeros(num_ranks, np.int64), np.empty(num_ranks, np.int64)
+    for rank in range(num_ranks):
+        turn[rank] = (rank - first_rank) % num_ranks
+        if emptiest_first:
+            first[rank] = -max_sends[rank]
+        if max_sends[rank] > 0:
+            able[num_able] = rank
+            num_able += 1
+    size = np.empty(1, np.int64)
+    size[0] = num_able
+    heap = RankHeap(able, size, first, load_tokens, turn)
     heapify(heap)
     return heap
 
@@ -153,10 +162,10 @@ def plan_subsets(
     (array([1, 2, 0]), array([1, 1, 0]))
     """
     num_ranks = len(load_tokens)
-    most = min(len(prompt_tokens) - is_taken.sum(), max_sends.sum())
+    most = min(len(prompt_tokens) - total(is_taken), total(max_sends))
     positions, ranks = np.empty(most, np.int64), np.empty(most, np.int64)
     heap = open_heap(load_tokens, max_sends, True, first_rank)
-    envelope = load_tokens.max()
+    envelope = largest(load_tokens)
     oldest, num_placed = 0, 0
     while heap.size[0] > 0 and num_placed < most:
         rank = heap.ranks[0]
@@ -164,7 +173,7 @@ def plan_subsets(
             oldest += 1
         seen = first_waiting(is_taken, oldest, r_max)
         chosen = best_subset(
-            prompt_tokens[seen],
+            pick(prompt_tokens, seen),
             envelope - load_tokens[rank],
             max_sends[rank],
             free_kv_tokens[rank],
@@ -206,4 +215,9 @@ def best_subset(
     if len(sizes) > ENUMERATION_LIMIT:
         return best_subset_by_sums(sizes, margin, max_requests, limit, num_ranks)
     mask = best_subset_by_enumeration(sizes, margin, max_requests, limit, num_ranks)
-    return np.array([i for i in range(len(sizes)) if mask >> i & 1], dtype=np.int64)
+    chosen, num_chosen = np.empty(len(sizes), np.int64), 0
+    for i in range(len(sizes)):
+        if mask >> i & 1:
+            chosen[num_chosen] = i
+            num_chosen += 1
+    return chosen[:num_chosen]

@@ -86,7 +86,8 @@ def sample_loads(group: Group, samples: SampleLog) -> None:
         kept = (samples.size[0] + 1) // 2
         for row in range(kept):
             samples.time_s[row] = samples.time_s[2 * row]
-            samples.load_tokens[row] = samples.load_tokens[2 * row]
+            for g in range(len(group.engines)):
+                samples.load_tokens[row, g] = samples.load_tokens[2 * row, g]
         samples.size[0] = kept
         samples.stride[0] *= 2
         if step % samples.stride[0] != 0:

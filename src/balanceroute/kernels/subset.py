@@ -135,7 +135,8 @@ def best_subset_by_sums(
 def widen(column: Int64Array, room: int) -> Int64Array:
     """Return a copy of `column` with `room` rows."""
     wider = np.empty(room, np.int64)
-    wider[: len(column)] = column
+    for i in range(len(column)):
+        wider[i] = column[i]
     return wider
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from balanceroute.kernels.fscore import f_score
 from balanceroute.kernels.jit import kernel
 from balanceroute.kernels.ledger import Int64Array
+from balanceroute.kernels.plain import num_below
 
 AGE_BITS = 32  # a key is the size shifted left by these, plus the position in the pool
 
@@ -29,12 +30,15 @@ class Window(NamedTuple):
 @kernel
 def open_window(keys: Int64Array) -> Window:
     """Build a window from sorted keys ``size << AGE_BITS | position``."""
-    return Window(
-        keys >> AGE_BITS,
-        keys & ((1 << AGE_BITS) - 1),
-        np.arange(len(keys) + 1),
-        np.arange(len(keys) + 1),
-    )
+    num_requests = len(keys)
+    sizes, positions = np.empty(num_requests, np.int64), np.empty(num_requests, np.int64)
+    up, down = np.empty(num_requests + 1, np.int64), np.empty(num_requests + 1, np.int64)
+    for i in range(num_requests):
+        sizes[i] = keys[i] >> AGE_BITS
+        positions[i] = keys[i] & ((1 << AGE_BITS) - 1)
+    for i in range(num_requests + 1):
+        up[i] = down[i] = i
+    return Window(sizes, positions, up, down)
 
 
 @kernel
@@ -73,11 +77,11 @@ def best_single(window: Window, margin: int, limit: int, num_ranks: int) -> int:
     within the margin and the smallest beyond it can win. Requests above `limit` are not looked at.
     """
     sizes = window.sizes
-    within = find_down(window, np.searchsorted(sizes, min(margin, limit), side="right") - 1)
-    beyond = find_up(window, np.searchsorted(sizes, margin, side="right"))
+    within = find_down(window, num_below(sizes, min(margin, limit) + 1) - 1)
+    beyond = find_up(window, num_below(sizes, margin + 1))
     if within >= 0:
         # Of several requests of this size, the oldest.
-        within = find_up(window, np.searchsorted(sizes, sizes[within], side="left"))
+        within = find_up(window, num_below(sizes, sizes[within]))
     if beyond == len(sizes) or sizes[beyond] > limit:
         return within
     if within < 0:

@@ -35,8 +35,8 @@ class Br0:
         Requests that stage 2 looks at for a rank, 1 to 32. Up to 4 are enumerated, more go through
         the sums they can reach.
     window : int
-        Oldest waiting requests that stage 1 and ``"margin"`` look at, at least 1; bounds the time of
-        a plan under a long backlog.
+        Oldest waiting requests that are looked at, at least 1; bounds the time of a plan under a
+        long backlog.
 
     References
     ----------
@@ -83,15 +83,15 @@ class Br0:
         first_rank = self._turn % view.num_ranks
         self._turn += 1
         is_taken = np.zeros(len(prompts), np.int64)
-        stages = []
+        singles = None
         if sends.sum() > self._s_greedy:
             keys = sorted_keys(prompts)
-            stages.append(
-                plan_singles(load, sends, free_kv, keys, True, self._s_greedy, first_rank)
-            )
-            is_taken[stages[0][0]] = 1
-        stages.append(plan_subsets(load, sends, free_kv, prompts, is_taken, self._r_max, first_rank))
-        requests, ranks = (np.concatenate(parts) for parts in zip(*stages, strict=True))
+            singles = plan_singles(load, sends, free_kv, keys, True, self._s_greedy, first_rank)
+            is_taken[singles[0]] = 1
+        subsets = plan_subsets(load, sends, free_kv, prompts, is_taken, self._r_max, first_rank)
+        if singles is None:
+            return Plan(*subsets)
+        requests, ranks = (np.concatenate(parts) for parts in zip(singles, subsets, strict=True))
         return Plan(requests, ranks)
 
 

@@ -216,7 +216,11 @@ class TrtllmAdp:
         order = np.argsort(-prompts, kind="stable")
         num_reqs = view.num_running_reqs + view.num_waiting_reqs
         # Requests break ties between equal token counts, so they count less than one token.
-        score = view.resident_prompt_tokens + view.due_tokens + num_reqs / (1 + num_reqs.sum() + num_sent)
+        score = (
+            view.resident_prompt_tokens
+            + view.due_tokens
+            + num_reqs / (1 + num_reqs.sum() + num_sent)
+        )
         growth = prompts[order] + 1 / (1 + num_reqs.sum() + num_sent)
         ranks = assign_by_score(
             score,

@@ -180,8 +180,8 @@ class SimConfig:
         budget = self.prefill_budget_tokens
         if budget is not None and budget < self.num_slots:
             raise ConfigError(
-                f"--prefill-budget must be at least --slots ({self.num_slots}), since every running "
-                f"request takes one token of it per step; got {budget}"
+                f"--prefill-budget must be at least --slots ({self.num_slots}), since every "
+                f"running request takes one token of it per step; got {budget}"
             )
         if self.prefill_s_per_token > 0 and self.prefill_budget_tokens is None:
             raise ConfigError(

@@ -189,12 +189,13 @@ class _Run:
 
     def _top_up(self) -> None:
         """Keep a saturated pool full (immediate binding: the ranks' queues taken together)."""
-        if not self._group.is_at_boundary or np.isfinite(self._dry_s):
-            return
         num_waiting = len(self._pool)
         if self._is_immediate:
             num_waiting = int(self._group.ledger.ranks["num_waiting"].sum())
-        end = self._next_row + max(self._config.pool_target - num_waiting, 0)
+        num_missing = self._config.pool_target - num_waiting
+        if num_missing <= 0 or self._dry_s < np.inf or not self._group.is_at_boundary:
+            return
+        end = self._next_row + num_missing
         if end > self._workload.num_requests:
             self._dry_s, end = self._now_s, self._workload.num_requests
         if end > self._next_row:
@@ -205,7 +206,7 @@ class _Run:
         """Pool the requests up to row `end`, or bind them at once."""
         rows = np.arange(self._next_row, end)
         self._next_row = end
-        self._pool.append(rows, self._workload.prompt_tokens[rows], arrival_s)
+        self._pool.append(rows, self._workload.prompt_tokens[rows[0] : end], arrival_s)
         if not self._is_immediate:
             return
         self._plan_pool()
@@ -228,9 +229,10 @@ class _Run:
         self._group.dispatch(self._pool.take(requests), ranks)
 
     def _note_warmth(self) -> None:
-        if self._warm_s is None and self._group.is_at_boundary:
-            if self._group.num_admitted >= self._config.num_ranks * self._config.num_slots:
-                self._warm_s = self._now_s
+        num_slots = self._config.num_ranks * self._config.num_slots
+        is_warm = self._group.is_at_boundary and self._group.num_admitted >= num_slots
+        if self._warm_s is None and is_warm:
+            self._warm_s = self._now_s
 
     def _window_s(self) -> tuple[float, float]:
         """Return the time that the figures cover (see `SimConfig.warmup_steps`)."""
@@ -269,7 +271,8 @@ def _arrival_times(workload: Workload, config: SimConfig) -> NDArray[np.float64]
         return np.full(workload.num_requests, np.nan)
     if workload.arrival_s is None:
         raise ConfigError(
-            f"{workload.name} has no arrival times; use --arrivals saturated, or poisson with --rate"
+            f"{workload.name} has no arrival times; use --arrivals saturated, or "
+            "--arrivals poisson with --rate"
         )
     return workload.arrival_s
 
@@ -299,13 +302,10 @@ def _checked(plan: Plan, num_waiting: int, max_sends: Int64Array) -> tuple[Int64
     if fault == waiting.UNEQUAL:
         raise PlanError(f"the plan names {len(requests)} requests but {len(ranks)} ranks")
     request, rank = requests[row], ranks[row]
-    raise PlanError(
-        {
-            waiting.BAD_REQUEST: f"request {request} is not in 0..{num_waiting - 1}",
-            waiting.TWICE: f"request {request} is placed twice",
-            waiting.BAD_RANK: f"rank {rank} is not in 0..{len(max_sends) - 1}",
-            waiting.RANK_FULL: f"rank {rank} gets more than the {max_sends[min(rank, len(max_sends) - 1)]} "
-            "requests it may take",
-        }[fault]
-        + f" (row {row} of the plan)"
-    )
+    rules = {
+        waiting.BAD_REQUEST: f"request {request} is not in 0..{num_waiting - 1}",
+        waiting.TWICE: f"request {request} is placed twice",
+        waiting.BAD_RANK: f"rank {rank} is not in 0..{len(max_sends) - 1}",
+        waiting.RANK_FULL: f"rank {rank} gets more requests than it may take",
+    }
+    raise PlanError(f"{rules[fault]} (row {row} of the plan)")
