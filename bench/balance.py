@@ -19,7 +19,7 @@ BURSTGPT_REPEATS = 8
 
 def measure_balance() -> list[dict[str, object]]:
     """Return efficiency and longest wait per trace, group and policy."""
-    cells = []
+    cells: list[dict[str, object]] = []
     for trace in ("azure2023_conv", "azure2023_code"):
         for num_ranks, pool_size, num_requests in GROUPS:
             result = _run(trace, num_ranks, pool_size, num_requests, "paper", NUM_REPEATS)

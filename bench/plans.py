@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.policies.registry import make_policy
@@ -12,7 +13,7 @@ from balanceroute.policies.registry import make_policy
 POLICIES = ("br_0,select_by=margin", "br_0", "vllm", "least_tokens", "trtllm_adp")
 # Ranks, waiting requests, admissions: two targets, then a curve in G.
 TARGETS = ((8, 256, 4), (144, 1024, 50))
-CURVE = tuple((num_ranks, 8 * num_ranks, num_ranks // 2) for num_ranks in 4 ** np.arange(1, 7))
+CURVE = tuple((4**k, 8 * 4**k, 4**k // 2) for k in range(1, 7))
 NUM_SLOTS = 72
 NUM_PLANS = 2000
 NUM_WARM_PLANS = 50
@@ -25,14 +26,14 @@ def measure_plans() -> list[dict[str, object]]:
     for num_ranks, num_waiting, num_sends in (*TARGETS, *CURVE):
         num_plans = min(NUM_PLANS, 4_000_000 // (num_ranks * num_sends) + 20)
         for spec in POLICIES:
-            micros = _time_plans(spec, int(num_ranks), int(num_waiting), int(num_sends), num_plans)
+            micros = _time_plans(spec, num_ranks, num_waiting, num_sends, num_plans)
             p50, p99 = np.percentile(micros, [50, 99])
             cells.append(
                 {
                     "policy": spec,
-                    "ranks": int(num_ranks),
-                    "waiting": int(num_waiting),
-                    "admissions": int(num_sends),
+                    "ranks": num_ranks,
+                    "waiting": num_waiting,
+                    "admissions": num_sends,
                     "plans": len(micros),
                     "p50_us": round(float(p50), 1),
                     "p99_us": round(float(p99), 1),
@@ -44,7 +45,7 @@ def measure_plans() -> list[dict[str, object]]:
 
 def _time_plans(
     spec: str, num_ranks: int, num_waiting: int, num_sends: int, num_plans: int
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+) -> NDArray[np.float64]:
     rng = np.random.default_rng(0)
     policy = make_policy(spec, rng=rng)
     micros = np.empty(num_plans)

@@ -167,6 +167,8 @@ def test_missing_directory_and_unreadable(tmp_path: Path) -> None:
     """What cannot be opened is said without a traceback."""
     assert message(tmp_path) == " is a directory; name one trace file in it"
     assert message(tmp_path / "gone.csv") == ": no such file; check the path"
+    os.mkfifo(tmp_path / "pipe")
+    assert message(tmp_path / "pipe") == " is not a regular file; save its content to one"
     locked = tmp_path / "locked.csv"
     locked.write_text(HEAD)
     locked.chmod(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -28,8 +30,9 @@ def print_rich(*parts: RenderableType) -> None:
     """Print tables and text, fitted to the terminal."""
     from rich.console import Console
 
-    console = Console()
-    with console.capture() as capture:
-        for part in parts:
-            console.print(part)
-    print_bytes(capture.get().encode(sys.stdout.encoding or "utf-8", errors="replace"))
+    page = io.StringIO()
+    width = shutil.get_terminal_size().columns
+    console = Console(file=page, force_terminal=sys.stdout.isatty(), width=width)
+    for part in parts:
+        console.print(part, highlight=False)
+    print_bytes(page.getvalue().encode(sys.stdout.encoding or "utf-8", errors="replace"))

@@ -33,13 +33,13 @@ def policies(
         print_bytes(msgspec.json.format(msgspec.json.encode(rows)))
         return
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("policy", "binding", "what it does"):
-        table.add_column(heading, no_wrap=heading != "what it does")
+    for heading in ("policy", "binding", "what it does, and its settings"):
+        table.add_column(heading, no_wrap=heading in ("policy", "binding"))
     for row in rows:
         given = ",".join(f"{key}={value}" for key, value in row["settings"].items())
-        table.add_row(
-            row["name"], row["binding"], row["summary"] + (f" [{given}]" if given else "")
-        )
+        text = Text(row["summary"].replace("`", ""))
+        table.add_row(row["name"], row["binding"], text + Text(f" [{given}]" if given else ""))
     print_rich(table)

@@ -118,7 +118,7 @@ def publish(
 
         command = shlex.join(["balanceroute", *sys.argv[1:]])
         write_report(result, digests, out / "report.html", command=command)
-        write_atomically(out / "result.json", to_json(result) + b"\n")
+        write_atomically(out / "result.json", to_json(result))
     if as_json:
         print_bytes(to_json(result))
         return
@@ -136,7 +136,8 @@ def progress_bar() -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = bar.add_task("", total=1.0)
     began_s = time.monotonic()
 
@@ -150,7 +151,8 @@ def progress_bar() -> Iterator[Progress]:
     try:
         yield show
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _parse_speeds(text: str | None) -> tuple[float, ...]:

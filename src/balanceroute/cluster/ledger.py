@@ -75,8 +75,7 @@ class Ledger:
 
     def send(self, *, rank: int, prompt_tokens: int) -> int:
         """Book a request sent to `rank` and return its handle."""
-        if not 0 <= rank < self.num_ranks:
-            raise ConfigError(f"rank must be in 0..{self.num_ranks - 1}, got {rank}")
+        self._expect_rank(rank)
         if prompt_tokens < 1:
             raise ConfigError(f"prompt_tokens must be at least 1, got {prompt_tokens}")
         self.reserve(1)
@@ -104,6 +103,7 @@ class Ledger:
 
     def step(self, rank: int) -> None:
         """Book one token for every decoding request of `rank`."""
+        self._expect_rank(rank)
         kernels.step(self.accounts, rank)
 
     def preempt(self, handle: int) -> None:
@@ -118,6 +118,7 @@ class Ledger:
 
     def resident_tokens(self, handle: int) -> int:
         """Return the KV tokens that a request holds on its rank."""
+        self._expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
         return int(kernels.resident_tokens(self.accounts, handle))
 
     def recount(self) -> RecordArray:
@@ -143,6 +144,10 @@ class Ledger:
                 there["num_decoding"] += 1
                 there["load_tokens"] += there["clock"]
         return fresh
+
+    def _expect_rank(self, rank: int) -> None:
+        if not 0 <= rank < self.num_ranks:
+            raise ConfigError(f"rank must be in 0..{self.num_ranks - 1}, got {rank}")
 
     def _expect(self, handle: int, *states: int) -> None:
         names = ["free", "waiting", "prefilling", "decoding"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS
 from balanceroute.kernels.ledger import Int64Array
 
 NO_LIMIT = 1 << 31  # sends per rank under immediate binding: the rank's own queue takes them all
@@ -24,7 +25,8 @@ class GroupView:
         True when a rank is chosen on arrival and may queue the request; False when the router
         holds requests until a slot is free.
     num_slots, kv_capacity_tokens : int64 array, shape (G,)
-        What each rank can hold: running requests, and KV tokens (2**62 if unlimited).
+        What each rank can hold: running requests (0 while a rank is away), and KV tokens (2**62 if
+        unlimited).
     load_tokens : int64 array, shape (G,)
         Resident KV tokens L.
     due_tokens : int64 array, shape (G,)
@@ -59,26 +61,31 @@ class GroupView:
     @property
     def committed_tokens(self) -> Int64Array:
         """Return resident tokens plus those on their way: the load that a plan adds to."""
-        return self.load_tokens + self.due_tokens
+        committed: Int64Array = self.load_tokens + self.due_tokens
+        return committed
 
     @property
     def num_free_slots(self) -> Int64Array:
         """Return the slots of each rank that nobody runs in or queues for; at least 0."""
-        return np.maximum(self.num_slots - self.num_running_reqs - self.num_waiting_reqs, 0)
+        taken = self.num_running_reqs + self.num_waiting_reqs
+        free: Int64Array = np.maximum(self.num_slots - taken, 0)
+        return free
 
     @property
     def max_sends(self) -> Int64Array:
-        """Return how many requests a plan may send to each rank."""
+        """Return how many requests a plan may send to each rank; none to one without slots."""
         if self.is_immediate:
-            return np.full(self.num_ranks, NO_LIMIT, np.int64)
+            limits: Int64Array = np.where(self.num_slots > 0, NO_LIMIT, 0)
+            return limits
         return self.num_free_slots
 
     @property
     def free_kv_tokens(self) -> Int64Array:
         """Return the KV tokens a plan may fill on each rank; no limit under immediate binding."""
         if self.is_immediate:
-            return self.kv_capacity_tokens.copy()
-        return np.maximum(self.kv_capacity_tokens - self.load_tokens - self.due_tokens, 0)
+            return np.full(self.num_ranks, UNLIMITED_TOKENS, np.int64)
+        free: Int64Array = np.maximum(self.kv_capacity_tokens - self.committed_tokens, 0)
+        return free
 
     @property
     def kv_usage(self) -> NDArray[np.float64]:

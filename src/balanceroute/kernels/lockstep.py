@@ -217,8 +217,9 @@ def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) 
     Returns
     -------
     int
-        `DUE`: `until_s` lies in the step under way. `BOUNDARY`: a step has just ended and `pause`
-        asks for it. `IDLE`: nothing to run. `LOG_FULL`: give the log more rows and call again.
+        `DUE`: `until_s` lies in the step under way. `BOUNDARY`: a step has just ended, and `pause`
+        asks for it or it is `until_s` now. `IDLE`: nothing to run. `LOG_FULL`: give the log more
+        rows and call again.
     """
     clock = group.clock[0]
     while True:
@@ -226,7 +227,9 @@ def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) 
             if clock.end_s > until_s:
                 return DUE
             end_step(group, log)
-            if pause == ALWAYS or (pause == WHEN_SLOT_FREE and has_free_slot(group)):
+            if clock.now_s == until_s or pause == ALWAYS:
+                return BOUNDARY
+            if pause == WHEN_SLOT_FREE and has_free_slot(group):
                 return BOUNDARY
         if log.num_steps[0] == len(log.steps):
             return LOG_FULL

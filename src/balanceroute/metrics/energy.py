@@ -34,7 +34,7 @@ class EnergyModel:
 
     References
     ----------
-    .. [1] "A Universal Load Balancing Principle and Its Application to LLM Serving",
+    .. [1] BF-IO, "A Universal Load Balancing Principle…",
        arXiv 2601.17855.
     """
 

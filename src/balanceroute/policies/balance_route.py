@@ -19,10 +19,13 @@ MAX_R_MAX = 32  # requests; the sums that so many can reach stay in the millions
 
 
 class Br0:
-    """BR-0, in its published two stages or by largest margin (design section 4).
+    """Place requests where the group's largest load rises least and the rest fill up to it.
+
+    BR-0 of [1]_, in its published two stages or by largest margin (design section 4).
 
     Under immediate binding there is nothing to choose among requests; F then ties on every rank
-    that the request fits, the tie goes to the lowest load, and BR-0 becomes `least_tokens`.
+    that the request fits, the tie goes to the lowest load, and BR-0 becomes `least_tokens`. So it
+    does with a single rank, where F is 0 for every request and the oldest goes first.
 
     Parameters
     ----------
@@ -70,7 +73,7 @@ class Br0:
 
     def plan(self, view: GroupView, pool: PoolView) -> Plan:
         """Fill the free slots so that the imbalance falls most."""
-        if view.is_immediate:
+        if view.is_immediate or view.num_ranks == 1:
             return self._least_tokens.plan(view, pool)
         prompts = pool.prompt_tokens[: self._window]
         if self._select_by == "stages":

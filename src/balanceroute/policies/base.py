@@ -8,6 +8,8 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 
 from balanceroute.cluster.view import GroupView, PoolView
+from balanceroute.errors import PlanError
+from balanceroute.kernels import waiting
 from balanceroute.kernels.ledger import Int64Array
 
 Binding = Literal["pooled", "immediate"]
@@ -64,15 +66,52 @@ class Policy(Protocol):
         Parameters
         ----------
         view : GroupView
-            The group. No more than ``view.max_sends[g]`` requests may go to rank g. Its prompts
-            should fit ``view.free_kv_tokens[g]``, else they queue inside the rank.
+            The group. No more than ``view.max_sends[g]`` requests may go to rank g, and their
+            prompts fit ``view.free_kv_tokens[g]``; what does not fit queues inside the rank.
         pool : PoolView
             Waiting requests, oldest first. Those left out of the plan go on waiting.
 
         Returns
         -------
         Plan
-            May be empty only if something will call again: while no request runs and none is
-            about to arrive, holding everything back is an error.
+            Under immediate binding it places every request. Pooled, it may be empty only if
+            something will call again: holding everything back while no request runs is an error.
         """
         ...
+
+
+def checked_plan(
+    plan: Plan, num_waiting: int, max_sends: Int64Array
+) -> tuple[Int64Array, Int64Array]:
+    """Return a plan's columns as contiguous int64 arrays; `PlanError` says which rule it breaks.
+
+    Examples
+    --------
+    >>> plan = Plan(np.array([1, 1]), np.array([0, 1]))
+    >>> checked_plan(plan, num_waiting=2, max_sends=np.array([3, 3]))
+    Traceback (most recent call last):
+        ...
+    balanceroute.errors.PlanError: request 1 is placed twice (row 1 of the plan)
+    """
+    for name in ("requests", "ranks"):
+        column = np.asarray(getattr(plan, name))
+        if column.ndim != 1 or column.dtype.kind not in "iu":
+            raise PlanError(
+                f"{name} must be a one-dimensional array of integers, got {column.dtype} of shape "
+                f"{column.shape}"
+            )
+    requests = np.ascontiguousarray(plan.requests, np.int64)
+    ranks = np.ascontiguousarray(plan.ranks, np.int64)
+    fault, row = waiting.check_plan(requests, ranks, num_waiting, max_sends)
+    if fault == waiting.OK:
+        return requests, ranks
+    if fault == waiting.UNEQUAL:
+        raise PlanError(f"the plan names {len(requests)} requests but {len(ranks)} ranks")
+    request, rank = requests[row], ranks[row]
+    rules = {
+        waiting.BAD_REQUEST: f"request {request} is not in 0..{num_waiting - 1}",
+        waiting.TWICE: f"request {request} is placed twice",
+        waiting.BAD_RANK: f"rank {rank} is not in 0..{len(max_sends) - 1}",
+        waiting.RANK_FULL: f"rank {rank} gets more requests than view.max_sends allows",
+    }
+    raise PlanError(f"{rules[fault]} (row {row} of the plan)")

@@ -67,7 +67,9 @@ def vllm_dp_score(
     """
     if num_frontends < 1:
         raise ConfigError(f"num_frontends must be at least 1, got {num_frontends}")
-    load = np.maximum(num_frontends * num_inflight_reqs, num_waiting_reqs + num_running_reqs)
+    load = np.maximum(
+        num_frontends * num_inflight_reqs, num_waiting_reqs + num_running_reqs, dtype=np.float64
+    )
     score: NDArray[np.float64] = load + _kv_penalty(num_waiting_reqs, kv_cache_usage)
     return score
 
@@ -76,8 +78,7 @@ def _kv_penalty(
     num_waiting_reqs: Int64Array, kv_cache_usage: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     kv_excess = np.maximum(0.0, kv_cache_usage - KV_PRESSURE_KNEE)
-    penalty: NDArray[np.float64] = KV_PRESSURE_GAIN * num_waiting_reqs * kv_excess
-    return penalty
+    return KV_PRESSURE_GAIN * num_waiting_reqs.astype(np.float64) * kv_excess
 
 
 class Snapshot:
@@ -195,7 +196,7 @@ class VllmRust:
             view.num_inflight_reqs.astype(np.float64),
             np.ones(len(pool)),
             floor=(seen.num_waiting_reqs + seen.num_running_reqs).astype(np.float64),
-            offset=3.0 * seen.num_waiting_reqs,
+            offset=3.0 * seen.num_waiting_reqs.astype(np.float64),
         )
         return Plan.oldest(ranks)
 

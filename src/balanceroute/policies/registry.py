@@ -8,11 +8,13 @@ named as ``path/to/file.py:ClassName``.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
+import sys
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,8 @@ def policy_names() -> list[str]:
 
     Examples
     --------
-    >>> policy_names()[-1] in BUILT_IN or True
-    True
+    >>> policy_names()[:2]
+    ['random', 'round_robin']
     """
     installed = sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
     return [*BUILT_IN, *(name for name in installed if name not in BUILT_IN)]
@@ -80,7 +82,7 @@ def make_policy(spec: str, *, rng: np.random.Generator) -> Policy:
     """
     name, *settings = spec.split(",")
     factory = find_policy(name.strip())
-    parameters = inspect.signature(factory).parameters
+    parameters = _settings(factory)
     hints = typing.get_type_hints(factory.__init__)
     arguments: dict[str, Any] = {}
     for setting in settings:
@@ -92,11 +94,21 @@ def make_policy(spec: str, *, rng: np.random.Generator) -> Policy:
         arguments[key] = _parse(name, key, text, hints.get(key, str))
     if "rng" in parameters:
         arguments["rng"] = rng
+    for key, parameter in parameters.items():
+        if parameter.default is parameter.empty and key not in arguments:
+            raise ConfigError(f"policy {name}: setting {key!r} is required")
     try:
         policy: Policy = factory(**arguments)
-    except ConfigError as error:
+    except (ConfigError, ValueError) as error:  # ValueError: what other people's policies raise
         raise ConfigError(f"policy {name}: {error}") from error
     return policy
+
+
+def _settings(factory: type[Any]) -> dict[str, inspect.Parameter]:
+    """Return the constructor's named parameters."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = inspect.signature(factory).parameters
+    return {key: parameter for key, parameter in parameters.items() if parameter.kind in named}
 
 
 def find_policy(name: str) -> type[Any]:
@@ -111,31 +123,45 @@ def find_policy(name: str) -> type[Any]:
     if colon and path.endswith(".py"):
         return _from_file(Path(path), attribute)
     for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
-        loaded: type[Any] = point.load()
-        return loaded
+        return _require_policy(f"policy {name}", _load(f"policy {name}", point.load))
     raise ConfigError(_unknown("policy", name, None, policy_names()))
 
 
 def _from_file(path: Path, attribute: str) -> type[Any]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    where = f"policy file {path}"
+    module_name = f"balanceroute_policy_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise ConfigError(f"policy file {path} does not exist")
+        raise ConfigError(f"{where} does not exist")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # dataclasses look their module up by name
+    _load(where, functools.partial(spec.loader.exec_module, module))
+    if not hasattr(module, attribute):
+        raise ConfigError(f"{where} defines no {attribute!r}")
+    return _require_policy(f"{where}: {attribute}", getattr(module, attribute))
+
+
+def _load(where: str, load: Callable[[], Any]) -> Any:
+    """Run code that is not ours and say where it failed, however it did."""
     try:
-        spec.loader.exec_module(module)
-        found: type[Any] = getattr(module, attribute)
-    except AttributeError as error:
-        raise ConfigError(f"policy file {path} defines no {attribute!r}") from error
-    except (ImportError, SyntaxError) as error:
-        raise ConfigError(f"policy file {path} cannot be loaded: {error}") from error
-    return found
+        return load()
+    except Exception as error:
+        raise ConfigError(f"{where} cannot be loaded: {error!r}") from error
+
+
+def _require_policy(where: str, found: Any) -> type[Any]:
+    for member in ("plan", "binding"):
+        if not (inspect.isclass(found) and hasattr(found, member)):
+            raise ConfigError(f"{where} is not a policy: it must be a class with {member!r}")
+    policy_class: type[Any] = found
+    return policy_class
 
 
 def _unknown(kind: str, got: str, policy: str | None, known: Iterable[str]) -> str:
     known = list(known)
     where = "" if policy is None else f" for policy {policy}"
     nearest = difflib.get_close_matches(got, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
     allowed = ", ".join(known) if known else "none (it takes no settings)"
     return f"unknown {kind} {got!r}{where}{hint} Known: {allowed}"
 

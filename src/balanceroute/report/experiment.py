@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from balanceroute.sim.config import SimConfig
 from balanceroute.sim.run import simulate
 from balanceroute.sim.warm import warm
 from balanceroute.types import Workload
-from balanceroute.workload import PRESETS, draw, fingerprint, load, poisson_arrivals
+from balanceroute.workload import PRESETS, draw, fingerprint, head, load, poisson_arrivals
 
 POLICY_STREAM = 2  # which random numbers of a seed the policies use
 ARRIVAL_STREAM = 3  # and the Poisson process
@@ -70,6 +72,8 @@ class Experiment:
             raise ConfigError(f"--seed must be at least 0, got {self.seed}")
         if not self.policies:
             raise ConfigError("at least one --policy is needed")
+        if self.format_name is not None and self.source in PRESETS:
+            raise ConfigError(f"--format is for files, but {self.source} is a preset; leave it out")
         for spec in self.policies:
             make_policy(spec, rng=np.random.default_rng(0))
         if len(set(self.policies)) < len(self.policies):
@@ -103,7 +107,7 @@ class Experiment:
                     policy,
                     label=spec,
                     seed=seed,
-                    on_progress=lambda done, what=f"{spec}, seed {seed}": say(what, done),
+                    on_progress=partial(say, f"{spec}, seed {seed}"),
                 )
                 binding = self.config.binding_of(policy.binding)
                 runs.append(
@@ -189,7 +193,7 @@ class Experiment:
                 arrivals=config.arrivals,
                 rate_scale=config.rate_scale,
                 pool=config.pool_target if config.is_saturated else None,
-                binding=config.binding,
+                binding=config.binding or ("pooled" if config.is_saturated else None),
                 start="stationary" if config.starts_stationary else "empty",
                 staleness_s=config.staleness_s,
                 prefill_budget_tokens=config.prefill_budget_tokens,
@@ -204,17 +208,11 @@ class Experiment:
 def _resized(source: Workload, num_requests: int, seed: int) -> Workload:
     if num_requests > source.num_requests:
         return draw(source, num_requests=num_requests, seed=seed)
-    end = num_requests
-    return replace(
-        source,
-        prompt_tokens=source.prompt_tokens[:end],
-        output_tokens=source.output_tokens[:end],
-        arrival_s=None if source.arrival_s is None else source.arrival_s[:end],
-        client_ids=None if source.client_ids is None else source.client_ids[:end],
-    )
+    return head(source, num_requests)
 
 
 def _describe(source: Workload | None, workload: Workload) -> WorkloadInfo:
+    sampling: Literal["preset", "with_replacement", "file_order"]
     if source is None:
         sampling = "preset"
     elif workload.num_requests > source.num_requests:

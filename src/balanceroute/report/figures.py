@@ -53,33 +53,12 @@ def time_shares(policies: Sequence[PolicyFigures]) -> Figure:
 
     `policies` hold `constant_ratio` and `efficiency`.
     """
-    names = [policy.policy for policy in reversed(policies)]
-    constant = [policy.spreads["constant_ratio"].mean or 0.0 for policy in reversed(policies)]
-    waits = [1.0 - (policy.spreads["efficiency"].mean or 0.0) for policy in reversed(policies)]
+    # Plotly stacks bars upwards from the axis; the first policy is to be on top.
+    upwards = tuple(reversed(policies))
+    names = [policy.policy for policy in upwards]
+    constant = [policy.spreads["constant_ratio"].mean or 0.0 for policy in upwards]
+    waits = [1.0 - (policy.spreads["efficiency"].mean or 0.0) for policy in upwards]
     work = [1.0 - c - w for c, w in zip(constant, waits, strict=True)]
-    parts = (
-        ("constant part of a step", constant, "$constant"),
-        ("work", work, "$work"),
-        ("waiting at the barrier", waits, "$wait"),
-    )
-    traces: list[Trace] = [
-        {
-            "type": "bar",
-            "orientation": "h",
-            "name": name,
-            "x": _numbers(shares),
-            "y": names,
-            "text": [f"{share:.1%}" for share in shares],
-            "textposition": "inside",
-            "insidetextanchor": "middle",
-            "textfont": {"color": "$text"},
-            "textangle": 0,
-            "constraintext": "none",
-            "marker": {"color": colour},
-            "hovertemplate": f"%{{y}}: %{{text}} {name}<extra></extra>",
-        }
-        for name, shares, colour in parts
-    ]
     spoken = "; ".join(
         f"{name} waits {wait:.1%}" for name, wait in zip(names[::-1], waits[::-1], strict=True)
     )
@@ -87,24 +66,36 @@ def time_shares(policies: Sequence[PolicyFigures]) -> Figure:
         "barmode": "stack",
         "height": 130 + 34 * len(names),
         "xaxis": {"range": [0, 1], "tickformat": ".0%"},
-        "yaxis": {"automargin": True},
+        "yaxis": {
+            "tickvals": names,
+            "ticktext": [name.replace(",", ",<br>") for name in names],
+        },
+        # Shares that do not fit their bar are left out rather than squeezed.
+        "uniformtext": {"minsize": 11, "mode": "hide"},
     }
     return Figure(
         key="time",
         title="Where the ranks' time goes",
         summary=f"Shares of the ranks' time: {spoken}.",
-        traces=traces,
+        traces=[
+            _bars("constant part of a step", names, constant, "$constant"),
+            _bars("work", names, work, "$work"),
+            _bars("waiting at the barrier", names, waits, "$wait"),
+        ],
         layout=layout,
     )
 
 
 def rank_loads(index: int, run: RunDigest, *, max_tokens: float) -> Figure:
-    """Draw the load of each rank over time, or bands of quantiles, under envelope and mean."""
+    """Draw the load of each rank over time, or bands of quantiles, under envelope and mean.
+
+    `run` has at least one sample.
+    """
     loads = run.load_tokens
     time_s = _numbers(run.time_s)
     many = run.num_ranks > MAX_RANK_LINES
     traces = _bands(time_s, loads) if many else _lines(time_s, loads)
-    envelope, mean = loads.max(axis=1, initial=0), loads.mean(axis=1)
+    envelope, mean = loads.max(axis=1), loads.mean(axis=1)
     traces += [
         _line(time_s, _numbers(envelope), "envelope", "$envelope", width=2.0),
         _line(time_s, _numbers(mean), "mean", "$mean", width=2.0, dash="dash"),
@@ -127,13 +118,19 @@ def rank_loads(index: int, run: RunDigest, *, max_tokens: float) -> Figure:
 
 
 def envelopes(runs: Sequence[RunDigest]) -> Figure:
-    """Draw the envelope in units of the mean load over time, one line per policy."""
+    """Draw the envelope in units of the mean load over time, one line per policy.
+
+    Only the counted steps: in the drain the ratio rises to the number of ranks and hides the rest.
+    """
     traces = []
     for index, run in enumerate(runs):
-        mean = run.load_tokens.mean(axis=1)
+        counted = (run.time_s >= run.window_s[0]) & (run.time_s < run.window_s[1])
+        loads = run.load_tokens[counted]
+        mean = loads.mean(axis=1)
         ratio = np.full(len(mean), np.nan)
-        np.divide(run.load_tokens.max(axis=1, initial=0), mean, out=ratio, where=mean > 0)
-        traces.append(_policy_line(index, run.policy, _numbers(run.time_s), _numbers(ratio)))
+        np.divide(loads.max(axis=1), mean, out=ratio, where=mean > 0)
+        time_s = _numbers(run.time_s[counted])
+        traces.append(_policy_line(index, run.policy, time_s, _numbers(ratio)))
     layout: Trace = {
         "height": 340,
         "xaxis": {"title": {"text": "time, s"}},
@@ -174,10 +171,29 @@ def distribution(key: str, title: str, unit: str, curves: Sequence[tuple[str, Cd
     )
 
 
+def _bars(name: str, policies: list[str], shares: list[float], colour: str) -> Trace:
+    """Return one part of each policy's time."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "name": name,
+        "x": _numbers(shares),
+        "y": policies,
+        "text": [f"{share:.1%}" for share in shares],
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textfont": {"color": "$text"},
+        "textangle": 0,
+        "marker": {"color": colour},
+        "hovertemplate": f"%{{y}}: %{{text}} {name}<extra></extra>",
+    }
+
+
 def _ticks(curves: Sequence[tuple[str, Cdf]]) -> Trace:
     """Return tick distances of a logarithmic axis: 1-2-5 over some decades, else decades."""
-    positive = np.concatenate([cdf.value_s[cdf.value_s > 0.0] for _, cdf in curves] or [[1.0]])
-    decades = float(np.log10(positive.max() / positive.min())) if positive.size else 0.0
+    seen = [cdf.value_s[cdf.value_s > 0.0] for _, cdf in curves]
+    ends = [end for values in seen if values.size for end in (values[0], values[-1])]
+    decades = float(np.log10(max(ends) / min(ends))) if ends else 0.0
     if decades < 1.0:
         return {}
     return {"dtick": "D2" if decades < _MANY_DECADES else 1}
@@ -193,8 +209,8 @@ def _lines(time_s: list[float | None], loads: NDArray[np.int64]) -> list[Trace]:
 
 def _bands(time_s: list[float | None], loads: NDArray[np.int64]) -> list[Trace]:
     """Return the smallest load, and the band from the 10th to the 90th quantile."""
-    low, high = np.quantile(loads, (0.1, 0.9), axis=1) if len(loads) else np.empty((2, 0))
-    smallest = loads.min(axis=1, initial=np.iinfo(np.int64).max)
+    low, high = np.quantile(loads, (0.1, 0.9), axis=1)
+    smallest = loads.min(axis=1)
     lower = _line(time_s, _numbers(low), "p10 of the ranks", "$rank", width=0.8)
     upper = _line(time_s, _numbers(high), "p90 of the ranks", "$rank", width=0.8)
     band = {**upper, "fill": "tonexty", "fillcolor": "$band"}
@@ -229,8 +245,6 @@ def _policy_line(index: int, policy: str, x: list[float | None], y: list[float |
 
 def _uncounted(run: RunDigest) -> list[Trace]:
     """Return grey areas over the warm-up and the drain, which no figure counts."""
-    if not len(run.time_s):
-        return []
     first_s, last_s = float(run.time_s[0]), float(run.time_s[-1])
     spans = ((first_s, min(run.window_s[0], last_s)), (max(run.window_s[1], first_s), last_s))
     return [

@@ -12,10 +12,17 @@ from balanceroute.metrics import PolicyFigures, compare
 from balanceroute.report.columns import COLUMNS, Column, cells, compare_result
 from balanceroute.report.digest import RunDigest, digest
 from balanceroute.report.extras import TEMPLATES, plotly_js, render_template
-from balanceroute.report.figures import Figure, distribution, envelopes, rank_loads, time_shares
+from balanceroute.report.figures import (
+    MAX_RANK_LINES,
+    Figure,
+    distribution,
+    envelopes,
+    rank_loads,
+    time_shares,
+)
 from balanceroute.report.files import write_atomically
 from balanceroute.report.result import SimulationResult
-from balanceroute.report.settings import describe_group, list_settings
+from balanceroute.report.settings import count_ranks, describe_group, list_settings
 from balanceroute.report.verdict import judge
 from balanceroute.types import RunRecords
 
@@ -61,11 +68,13 @@ def build_page(
     return render_template(
         "report.html.jinja",
         {
-            "title": f"{result.workload.name}, {describe_group(result.group)}",
+            "title": f"{result.workload.name} on {count_ranks(result.group)}",
+            "group": describe_group(result.group),
             "verdict": judge(result),
             "columns": COLUMNS,
             "rows": _rows(COLUMNS, policies),
             "baseline": policies[0].policy,
+            "draws_bands": result.group.ranks > MAX_RANK_LINES,
             "num_repeats": max(policy.num_runs for policy in policies),
             "sections": sections,
             "all_figures": _all_figures(result),
@@ -99,11 +108,12 @@ def _sections(result: SimulationResult, digests: Sequence[RunDigest]) -> dict[st
     """Return the drawings of each section of the page."""
     names = ("constant_ratio", "efficiency")
     shares = compare(((run.policy, run.metrics) for run in result.runs), names)
-    largest = max((float(run.load_tokens.max(initial=1)) for run in digests), default=1.0)
+    drawn = [run for run in digests if run.time_s.size]
+    largest = max((float(run.load_tokens.max()) for run in drawn), default=0.0)
     return {
         "time": [time_shares(shares)] if result.group.barrier else [],
-        "loads": [rank_loads(i, run, max_tokens=largest) for i, run in enumerate(digests)],
-        "envelopes": [envelopes(digests)] if result.group.ranks > 1 else [],
+        "loads": [rank_loads(i, run, max_tokens=largest) for i, run in enumerate(drawn)],
+        "envelopes": [envelopes(drawn)] if drawn and result.group.ranks > 1 else [],
         "latencies": [
             distribution("tpot", "TPOT", "ms", [(run.policy, run.tpot) for run in digests]),
             distribution("ttft", "TTFT", "s", [(run.policy, run.ttft) for run in digests]),

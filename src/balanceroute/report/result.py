@@ -153,7 +153,7 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
     workload, group :
         What was simulated, and on what.
     runs : tuple of RunResult
-        Policies in the order given, and for each its repeats.
+        In the order in which they ran: all policies under one seed, then under the next.
     """
 
     schema: Literal["balanceroute.simulation.v1"] = SCHEMA

@@ -26,6 +26,11 @@ def list_settings(result: SimulationResult) -> list[tuple[str, str]]:
     ]
 
 
+def count_ranks(group: GroupInfo) -> str:
+    """Return the number of ranks with its noun."""
+    return "1 rank" if group.ranks == 1 else f"{group.ranks} ranks"
+
+
 def describe_group(group: GroupInfo) -> str:
     """Return the group in one line.
 
@@ -41,9 +46,8 @@ def describe_group(group: GroupInfo) -> str:
     if group.arrivals == "saturated":
         arrivals = f"saturated pool of {group.pool}" if group.pool else "saturated"
     barrier = "" if group.barrier else ", no barrier"
-    noun = "rank" if group.ranks == 1 else "ranks"
     return (
-        f"{group.ranks} {noun} × {group.slots} slots, step time {group.step_time.name}, "
+        f"{count_ranks(group)} × {group.slots} slots, step time {group.step_time.name}, "
         f"{arrivals}{barrier}"
     )
 
@@ -72,7 +76,7 @@ def _group(group: GroupInfo) -> list[tuple[str, str]]:
             f"{group.prefill_s_per_token or 0.0:g} s/token"
         )
     return [
-        ("Group", f"{group.ranks} ranks × {group.slots} slots"),
+        ("Group", f"{count_ranks(group)} × {group.slots} slots"),
         ("KV tokens per rank", "unlimited" if group.kv_tokens is None else f"{group.kv_tokens:,}"),
         (
             "Step time",

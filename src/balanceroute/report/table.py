@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from balanceroute.metrics import PolicyFigures
-from balanceroute.report.columns import COLUMNS, MISSING, Cell, Column, cells, compare_result
+from balanceroute.report.columns import COLUMNS, Cell, Column, cells, compare_result
 from balanceroute.report.result import SimulationResult
 from balanceroute.report.settings import describe_group
 
@@ -64,7 +64,7 @@ def render_table(result: SimulationResult) -> Table:
         caption=_caption(policies),
         box=box.SIMPLE_HEAD,
         show_edge=False,
-        padding=(0, 0, 0, 1),
+        padding=0,  # the box itself parts columns by a space, and the star by another
         title_justify="left",
         caption_justify="left",
     )
@@ -90,6 +90,6 @@ def _caption(policies: Sequence[PolicyFigures]) -> str:
     """Say what the star means, and how far the repeats lie apart."""
     repeats = max(policy.num_runs for policy in policies)
     if repeats == 1:
-        return f"* best · {MISSING} not observed · one run each: --repeats 3 shows the spread"
+        return "* best · one run each (--repeats 3 shows the spread)"
     stds = [policy.spreads["efficiency"].std or 0.0 for policy in policies]
     return f"* best · means of {repeats} repeats · η varies by up to ±{max(stds):.4f} (std)"

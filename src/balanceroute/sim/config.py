@@ -22,6 +22,9 @@ BF_IO_S_PER_SLOT, BF_IO_BASE_S, BF_IO_DIVISOR = 0.6e-3, 35e-3, 16
 H200_LAYERS, H200_LAYER_S = 61, 0.1503e-3
 H200_LAYER_S_PER_SEQUENCE, H200_LAYER_S_PER_TOKEN = 6.84e-7, 3.60e-10
 
+MAX_COUNT = 1_000_000_000_000  # of anything; sums of such counts fit int64
+MAX_GROUP_SLOTS = 10_000_000  # about a gigabyte of accounts
+
 STEP_TIME_PRESETS = ("paper", "bf-io", "h200-deepseek-v3")
 
 
@@ -161,6 +164,13 @@ class SimConfig:
         for name, count in at_least_one.items():
             if count is not None and count < 1:
                 raise ConfigError(f"--{name} must be at least 1, got {count}")
+            if count is not None and count > MAX_COUNT:
+                raise ConfigError(f"--{name} must be at most {MAX_COUNT}, got {count}")
+        if self.num_ranks * self.num_slots > MAX_GROUP_SLOTS:
+            raise ConfigError(
+                f"--ranks times --slots must be at most {MAX_GROUP_SLOTS}, "
+                f"got {self.num_ranks} times {self.num_slots}"
+            )
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ConfigError(f"--warmup-steps must be at least 0, got {self.warmup_steps}")
         _require_range("staleness", self.staleness_s, 0.0)

@@ -31,7 +31,8 @@ class SimGroup:
 
     def __init__(self, config: SimConfig, workload: Workload) -> None:
         num_ranks = config.num_ranks
-        capacity = num_ranks * config.num_slots + 2 * config.pool_target
+        num_beyond_slots = min(2 * config.pool_target, workload.num_requests)
+        capacity = num_ranks * config.num_slots + num_beyond_slots
         self.ledger = Ledger(num_ranks=num_ranks, capacity=capacity)
         self._workload = workload
         self._cost = StepCost(
@@ -45,6 +46,7 @@ class SimGroup:
         self._clock = np.zeros(1, CLOCK)
         self._calendar = np.full(int(workload.output_tokens.max()) + 2, NONE, np.int64)
         self._seats = np.zeros(capacity, SEAT)
+        self._first_handles = np.zeros(capacity, np.int64)
         self._requests = np.zeros(workload.num_requests, REQUEST_LOG)
         for name in ("admitted_s", "first_token_s", "finished_s"):
             self._requests[name] = np.nan
@@ -73,6 +75,11 @@ class SimGroup:
     def now_s(self) -> float:
         """Return the start of the step under way, or of the next one."""
         return float(self._clock["now_s"][0])
+
+    @property
+    def end_s(self) -> float:
+        """Return the end of the step under way, or of the last one."""
+        return float(self._clock["end_s"][0])
 
     @property
     def is_at_boundary(self) -> bool:
@@ -133,6 +140,7 @@ class SimGroup:
         self.ledger.reserve(num_requests)
         if self.ledger.capacity > before:
             self._seats = _widen(self._seats, self.ledger.capacity)
+            self._first_handles = _widen(self._first_handles, self.ledger.capacity)
             self._group = self._assemble()
 
     def _assemble(self) -> Group:
@@ -143,7 +151,7 @@ class SimGroup:
             self._clock,
             self._requests,
             self._calendar,
-            np.zeros(self.ledger.capacity, np.int64),
+            self._first_handles,
         )
 
 
@@ -158,6 +166,6 @@ def _idle_engines(config: SimConfig) -> RecordArray:
 
 
 def _widen(records: RecordArray, num_rows: int) -> RecordArray:
-    wider = np.zeros(num_rows, records.dtype)
+    wider: RecordArray = np.zeros(num_rows, records.dtype)
     wider[: len(records)] = records
     return wider

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from balanceroute.cluster.pool import Pool
 from balanceroute.errors import ConfigError, PlanError
-from balanceroute.kernels import waiting
-from balanceroute.kernels.ledger import Int64Array
 from balanceroute.kernels.lockstep import ALWAYS, BOUNDARY, DUE, NEVER, WHEN_SLOT_FREE
-from balanceroute.policies.base import Plan, Policy
+from balanceroute.policies.base import Policy
+from balanceroute.sim.checks import arrival_times, check_workload, checked_plan
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.group import SimGroup
 from balanceroute.sim.views import Observer
@@ -80,7 +79,7 @@ def simulate(
     >>> records.requests.finished_s.round(6).tolist()
     [2.041, 1.03]
     """
-    _check_fit(workload, config)
+    check_workload(workload, config)
     return _Run(workload, config, policy, seed).records(label, seed, on_progress)
 
 
@@ -94,15 +93,8 @@ class _Run:
         self._binding = config.binding_of(policy.binding)
         self._is_immediate = self._binding == "immediate"
         self._group = SimGroup(config, workload)
-        self._observer = Observer(
-            self._group.ledger,
-            self._group.num_slots,
-            self._group.kv_tokens,
-            staleness_s=config.staleness_s,
-            is_immediate=self._is_immediate,
-        )
-        self._pool = Pool(capacity=2 * config.pool_target + 1024)
-        self._arrival_s = _arrival_times(workload, config)
+        self._pool = Pool(capacity=min(2 * config.pool_target, workload.num_requests) + 1024)
+        self._arrival_s = arrival_times(workload, config)
         self._next_row = 0
         self._now_s = 0.0
         self._decision_ns: list[int] = []
@@ -110,6 +102,13 @@ class _Run:
         self._dry_s = np.inf  # when its pool could no longer be kept full
         if config.starts_stationary:
             self._fill(np.random.default_rng((seed, START_STREAM)))
+        self._observer = Observer(
+            self._group.ledger,
+            self._group.num_slots,
+            self._group.kv_tokens,
+            staleness_s=config.staleness_s,
+            is_immediate=self._is_immediate,
+        )
 
     def records(self, label: str, seed: int, on_progress: Progress | None) -> RunRecords:
         """Run to the end."""
@@ -136,35 +135,39 @@ class _Run:
     def _turn(self) -> bool:
         """Act at this moment, run the group to the next one, and tell whether there is more."""
         self._receive()
-        if self._group.is_at_boundary and len(self._pool) > 0:
+        is_open = self._group.is_at_boundary
+        while is_open and len(self._pool) > 0:
             self._plan_pool()
+            is_open = len(self._pool) == 0  # a saturated pool may hold fewer than slots are free
             self._receive()
-        next_arrival_s = self._next_arrival_s()
-        due_s = min(next_arrival_s, self._observer.next_publication_s)
+        due_s = min(self._next_arrival_s(), self._observer.next_publication_s)
         reason = self._group.advance(due_s, self._pause())
         if reason == BOUNDARY:
             self._now_s = self._group.now_s
         elif reason == DUE:
             self._now_s = due_s
-        elif not self._wait_idle(due_s if len(self._pool) > 0 else next_arrival_s):
+        elif not self._wait_idle():
             return False
         if self._now_s >= self._observer.next_publication_s:
-            self._observer.publish(self._now_s)
+            self._observer.publish(self._now_s, quiet_until_s=self._group.end_s)
         self._note_warmth()
         return True
 
-    def _wait_idle(self, due_s: float) -> bool:
+    def _wait_idle(self) -> bool:
         """Let an idle group wait for the next event; False if there is none."""
-        if not np.isfinite(due_s):
-            if len(self._pool) > 0:
-                raise PlanError(
-                    f"the policy holds back {len(self._pool)} requests while the group is idle and "
-                    "no event is ahead; it must place one when no request runs"
-                )
-            return False
-        self._now_s = due_s
-        self._group.wait_until(due_s)
-        return True
+        due_s = self._next_arrival_s()
+        if len(self._pool) > 0 and not self._observer.shows_idle:
+            due_s = min(due_s, self._observer.next_publication_s)
+        if due_s < np.inf:
+            self._now_s = due_s
+            self._group.wait_until(due_s)
+            return True
+        if len(self._pool) > 0:
+            raise PlanError(
+                f"the policy holds back {len(self._pool)} requests while the group is idle and "
+                "no event is ahead; it must place one when no request runs"
+            )
+        return False
 
     def _pause(self) -> int:
         if self._is_immediate:
@@ -188,19 +191,26 @@ class _Run:
             self._accept(end, self._arrival_s[self._next_row : end])
 
     def _top_up(self) -> None:
-        """Keep a saturated pool full (immediate binding: the ranks' queues taken together)."""
-        num_waiting = len(self._pool)
-        if self._is_immediate:
-            num_waiting = int(self._group.ledger.ranks["num_waiting"].sum())
-        num_missing = self._config.pool_target - num_waiting
-        if num_missing <= 0 or self._dry_s < np.inf or not self._group.is_at_boundary:
+        """Keep a saturated pool full."""
+        if self._dry_s < np.inf or not self._group.is_at_boundary:
             return
-        end = self._next_row + num_missing
-        if end > self._workload.num_requests:
-            self._dry_s, end = self._now_s, self._workload.num_requests
-        if end > self._next_row:
-            self._arrival_s[self._next_row : end] = self._now_s
-            self._accept(end, self._now_s)
+        while (num_missing := self._config.pool_target - self._num_held_back()) > 0:
+            end = self._next_row + num_missing
+            if end > self._workload.num_requests:
+                self._dry_s, end = self._now_s, self._workload.num_requests
+            if end > self._next_row:
+                self._arrival_s[self._next_row : end] = self._now_s
+                self._accept(end, self._now_s)
+            if self._dry_s < np.inf:
+                return
+
+    def _num_held_back(self) -> int:
+        """Count the requests that wait for a slot, in the pool or beyond the slots of a rank."""
+        if not self._is_immediate:
+            return len(self._pool)
+        ranks = self._group.ledger.ranks
+        num_excess = ranks["num_running"] + ranks["num_waiting"] - self._group.num_slots
+        return int(np.maximum(num_excess, 0).sum())
 
     def _accept(self, end: int, arrival_s: float | NDArray[np.float64]) -> None:
         """Pool the requests up to row `end`, or bind them at once."""
@@ -222,7 +232,7 @@ class _Run:
         began_ns = time.perf_counter_ns()
         plan = self._policy.plan(view, waiting_requests)
         self._decision_ns.append(time.perf_counter_ns() - began_ns)
-        requests, ranks = _checked(plan, len(self._pool), max_sends)
+        requests, ranks = checked_plan(plan, len(self._pool), max_sends)
         if len(requests) == 0:
             return
         self._observer.note_sends(ranks, waiting_requests.prompt_tokens[requests])
@@ -236,18 +246,23 @@ class _Run:
 
     def _window_s(self) -> tuple[float, float]:
         """Return the time that the figures cover (see `SimConfig.warmup_steps`)."""
-        steps = self._group.step_records().start_s
+        starts_s = self._group.step_records().start_s
         begin_s: float | None = 0.0
         if self._config.warmup_steps is not None:
             skipped = self._config.warmup_steps
-            begin_s = float(steps[skipped]) if skipped < len(steps) else None
+            if skipped >= len(starts_s):
+                raise ConfigError(
+                    f"--warmup-steps {skipped} leaves nothing to measure, because the run has "
+                    f"{len(starts_s)} steps; lower it or raise --requests"
+                )
+            begin_s = float(starts_s[skipped])
         elif self._config.is_saturated:
             begin_s = self._warm_s
         if begin_s is None or begin_s >= self._dry_s:
             raise ConfigError(
                 f"nothing is left to measure: {self._workload.num_requests} requests were used up "
                 f"before the warm-up was over; raise --requests to at least "
-                f"{6 * self._config.num_ranks * self._config.num_slots} or set --warmup-steps"
+                f"{6 * self._config.num_ranks * self._config.num_slots} or lower --warmup-steps"
             )
         return begin_s, self._dry_s
 
@@ -264,48 +279,3 @@ class _Run:
         ages = tokens - (ends[rows] - self._workload.output_tokens[rows])
         ranks = np.arange(num_slots) % self._config.num_ranks
         self._group.fill(rows, ranks, ages)
-
-
-def _arrival_times(workload: Workload, config: SimConfig) -> NDArray[np.float64]:
-    if config.is_saturated:
-        return np.full(workload.num_requests, np.nan)
-    if workload.arrival_s is None:
-        raise ConfigError(
-            f"{workload.name} has no arrival times; use --arrivals saturated, or "
-            "--arrivals poisson with --rate"
-        )
-    return workload.arrival_s
-
-
-def _check_fit(workload: Workload, config: SimConfig) -> None:
-    if workload.num_requests == 0:
-        raise ConfigError(f"{workload.name} holds no request")
-    if config.kv_tokens is None:
-        return
-    whole = workload.prompt_tokens.astype(np.int64) + workload.output_tokens
-    largest = int(whole.argmax())
-    if whole[largest] > config.kv_tokens:
-        raise ConfigError(
-            f"{workload.name}: request {largest + 1} needs {whole[largest]} KV tokens (prompt "
-            f"{workload.prompt_tokens[largest]}, output {workload.output_tokens[largest]}), but a "
-            f"rank has {config.kv_tokens}; raise --kv-tokens to at least {whole[largest]}"
-        )
-
-
-def _checked(plan: Plan, num_waiting: int, max_sends: Int64Array) -> tuple[Int64Array, Int64Array]:
-    """Return a plan's columns as int64 arrays, or say which rule it breaks."""
-    requests = np.ascontiguousarray(plan.requests, np.int64)
-    ranks = np.ascontiguousarray(plan.ranks, np.int64)
-    fault, row = waiting.check_plan(requests, ranks, num_waiting, max_sends)
-    if fault == waiting.OK:
-        return requests, ranks
-    if fault == waiting.UNEQUAL:
-        raise PlanError(f"the plan names {len(requests)} requests but {len(ranks)} ranks")
-    request, rank = requests[row], ranks[row]
-    rules = {
-        waiting.BAD_REQUEST: f"request {request} is not in 0..{num_waiting - 1}",
-        waiting.TWICE: f"request {request} is placed twice",
-        waiting.BAD_RANK: f"rank {rank} is not in 0..{len(max_sends) - 1}",
-        waiting.RANK_FULL: f"rank {rank} gets more requests than it may take",
-    }
-    raise PlanError(f"{rules[fault]} (row {row} of the plan)")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from balanceroute.cluster.ledger import Ledger
@@ -46,13 +48,24 @@ class Observer:
         if staleness_s > 0:
             self.publish(0.0)
 
-    def publish(self, now_s: float) -> None:
-        """Show the accounts as they are now, until the next publication."""
+    @property
+    def shows_idle(self) -> bool:
+        """Tell whether, as far as the router can know, no request is on any rank."""
+        return not (self._seen["num_running"].any() or self._seen["num_waiting"].any())
+
+    def publish(self, now_s: float, *, quiet_until_s: float = 0.0) -> None:
+        """Show the accounts as they are now, until the next publication.
+
+        Until `quiet_until_s`, the end of the step under way, they change by the router's own sends
+        only, so publications before it would show nothing new and are skipped.
+        """
         self._seen = self._ledger.ranks.copy()
-        periods = np.floor(now_s / self._staleness_s) + 1
-        self.next_publication_s = float(periods * self._staleness_s)
-        if self.next_publication_s <= now_s:  # rounding
-            self.next_publication_s += self._staleness_s
+        period_s = self._staleness_s
+        num_periods = max(np.floor(now_s / period_s) + 1, np.ceil(quiet_until_s / period_s))
+        # Rounding must not put the next publication at or before this one.
+        self.next_publication_s = max(
+            float(num_periods * period_s), math.nextafter(now_s, math.inf)
+        )
 
     def note_sends(self, ranks: Int64Array, prompt_tokens: Int64Array) -> None:
         """Add the router's own sends to a published state."""

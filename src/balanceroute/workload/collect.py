@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,7 +51,7 @@ class Collector:
         """Return the command that sorts the file, or None if any order is allowed."""
         if self._is_sorted_later:
             return None
-        return f"balanceroute trace convert --sort {self._path} sorted.csv"
+        return f"balanceroute trace convert --sort {shlex.quote(str(self._path))} sorted.csv"
 
     def add(self, batch: Batch) -> None:
         """Take the rows of a batch that breaks no rule."""

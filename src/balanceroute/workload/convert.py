@@ -53,7 +53,7 @@ def write_trace(workload: Workload, path: str | Path) -> None:
             _write_csv(workload, partial, COMPRESSIONS[suffix])
         partial.replace(path)
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+        reason = os.strerror(error.errno) if error.errno else " ".join(str(error).split())
         raise OutputError(
             f"{path}: could not be written ({reason}), and nothing was left behind; "
             "choose a folder that is writable and has room"

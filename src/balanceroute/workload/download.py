@@ -128,7 +128,7 @@ def download(
     *,
     url: str | None = None,
     on_bytes: OnBytes | None = None,
-    pause_s: float = 2.0,
+    pause_s: float = 1.0,
 ) -> Path:
     """Fetch a public trace into a folder, unless it is there already.
 
@@ -194,7 +194,7 @@ def _fetch_rest(
                 f"command again, which goes on after {_size(partial):,} bytes"
             )
         if reason:
-            time.sleep(pause_s * 2**num_failed)
+            time.sleep(pause_s * 2 ** max(0, num_failed - 1))
 
 
 def _fetch_once(

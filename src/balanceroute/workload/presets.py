@@ -65,7 +65,11 @@ PROBS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 
 
 def _lengths(mean_tokens: float, *tokens: float | None) -> Quantiles:
-    """Return a distribution from its mean and its quantiles at `PROBS`, None where unknown."""
+    """Return a distribution from its mean and its quantiles at `PROBS`, None where unknown.
+
+    Mean, p50, p90, p99 and the largest are published. The least, p10, p25, p75 and p95 were
+    measured on the public files; those of azure-2024 on excerpts of 886 and 1,024 requests.
+    """
     known = zip(PROBS, tokens, strict=True)
     points = tuple((prob, count) for prob, count in known if count is not None)
     return Quantiles(mean_tokens=mean_tokens, points=points)

@@ -105,6 +105,10 @@ def _start(path: Path, first: Block, format_name: str | None) -> tuple[TextParse
         parser = TextParser(layout=layout, is_json=True, has_text_ids=not isinstance(ids, int))
         return parser, _drop(first, head.number - 1, _offset(first, head.number))
     header = [name.strip() for name in split_fields(head.text)]
+    if "\N{REPLACEMENT CHARACTER}" in head.text:
+        raise TraceError(
+            f"{where}: not text in UTF-8; a trace is CSV, JSONL (plain, gzip, zstd) or Parquet"
+        )
     if all(_is_value(name) for name in header):
         raise TraceError(
             f"{where}: values ({shown(head.text)}) where column names belong; "

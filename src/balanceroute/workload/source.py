@@ -170,9 +170,10 @@ def fingerprint(workload: Workload) -> str:
 
 
 def _unknown(source: str) -> ConfigError:
-    folder = Path(source).parent
-    files = [str(path) for path in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(source, [*PRESETS, *files], n=1)
+    path = Path(source)
+    files = {file.name: str(file) for file in path.parent.iterdir()} if path.parent.is_dir() else {}
+    known = files | {name: name for name in PRESETS}
+    near = [known[name] for name in difflib.get_close_matches(path.name, known, n=1)]
     hint = f"did you mean {near[0]!r}? " if near else ""
     return ConfigError(
         f"no preset or file is called {source!r}; {hint}`balanceroute trace list` shows the presets"

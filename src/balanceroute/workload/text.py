@@ -48,6 +48,8 @@ def open_raw(path: Path) -> BinaryIO:
     try:
         if path.is_dir():
             raise TraceError(f"{path} is a directory; name one trace file in it")
+        if path.exists() and not path.is_file():  # a pipe cannot be read twice
+            raise TraceError(f"{path} is not a regular file; save its content to one")
         return path.open("rb")
     except FileNotFoundError:
         raise TraceError(f"{path}: no such file; check the path") from None

@@ -18,8 +18,13 @@
   };
 
   const axis = { gridcolor: "$grid", zerolinecolor: "$grid", linecolor: "$rule", automargin: true };
+  const axisOf = ({ title, ...rest }) => ({
+    ...axis,
+    ...rest,
+    title: { font: { size: 13 }, standoff: 10, ...title },
+  });
   const layoutOf = (layout) => paint({
-    margin: { l: 10, r: 15, t: 10, b: 10 },
+    margin: { l: 10, r: 25, t: 10, b: 10 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: "$text", family: getComputedStyle(document.body).fontFamily, size: 13 },
@@ -28,8 +33,8 @@
     // On a touch screen a finger on a figure must scroll the page.
     dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     ...layout,
-    xaxis: { ...axis, ...layout.xaxis },
-    yaxis: { ...axis, ...layout.yaxis },
+    xaxis: axisOf(layout.xaxis),
+    yaxis: axisOf(layout.yaxis),
   });
   const config = { responsive: true, displayModeBar: false };
   const draw = (extra = {}) => {

@@ -1,0 +1,183 @@
+"""The situations that `check_policy` puts a policy in: toy groups, empty at first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
+from balanceroute.cluster.pool import Pool
+from balanceroute.cluster.view import GroupView
+from balanceroute.kernels.ledger import Int64Array
+
+ROUND_S = 0.03  # between two plans; a load snapshot of 100 ms then serves several of them
+NEVER = (1.0, 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A group, and the requests that come to it.
+
+    Attributes
+    ----------
+    name : str
+        What is special about it.
+    num_ranks, num_slots, kv_tokens : int
+        Ranks, and what each of them can hold.
+    prompt_range_tokens : tuple of int
+        Shortest and longest prompt.
+    max_waiting : int
+        Each round brings a random number of requests, as long as no more than this many wait.
+    finish_prob : float
+        Chance of a running request to end in a round.
+    refresh_rounds : int
+        Rounds after which the view is brought up to date.
+    slow, away : tuple of float
+        Begin and end, as fractions of the run, of the time in which rank 0 does nothing, and of
+        that in which it has no slots.
+    """
+
+    name: str
+    num_ranks: int = 4
+    num_slots: int = 3
+    kv_tokens: int = UNLIMITED_TOKENS
+    prompt_range_tokens: tuple[int, int] = (1, 4000)
+    max_waiting: int = 12
+    finish_prob: float = 0.3
+    refresh_rounds: int = 1
+    slow: tuple[float, float] = NEVER
+    away: tuple[float, float] = NEVER
+
+
+SCENARIOS = (
+    Scenario(name="cold start"),
+    Scenario(name="empty pool", max_waiting=0),
+    Scenario(name="one request at a time", max_waiting=1),
+    Scenario(name="idle group", finish_prob=1.0),
+    Scenario(name="full group", finish_prob=0.0),
+    Scenario(name="one rank", num_ranks=1),
+    Scenario(name="one slot", num_slots=1),
+    Scenario(name="many ranks", num_ranks=144, num_slots=4, max_waiting=300),
+    Scenario(name="long backlog", max_waiting=2000),
+    Scenario(name="huge prompts", prompt_range_tokens=(1, 1 << 30)),
+    Scenario(name="equal prompts", prompt_range_tokens=(512, 512)),
+    Scenario(name="scarce KV tokens", kv_tokens=6000),
+    Scenario(name="stale view", refresh_rounds=7),
+    Scenario(name="slow middle", slow=(1 / 3, 2 / 3)),
+    Scenario(name="rank joins late", away=(0.0, 1 / 3)),
+    Scenario(name="rank away for a while", away=(1 / 3, 2 / 3)),
+    Scenario(name="rank away for good", away=(1 / 3, 1.0)),
+)
+
+
+class ToyGroup:
+    """Ranks that give every running request one token a round, and the pool in front of them.
+
+    A rank starts queued requests first come, first served, and prefills them at once.
+
+    Parameters
+    ----------
+    scenario : Scenario
+        What happens.
+    rounds : int
+        Length of the run.
+    is_immediate : bool
+        How requests are bound.
+    rng : numpy.random.Generator
+        For lengths, arrivals and ends.
+    """
+
+    def __init__(
+        self, scenario: Scenario, *, rounds: int, is_immediate: bool, rng: np.random.Generator
+    ) -> None:
+        self.pool = Pool()
+        self._scenario = scenario
+        self._rounds = rounds
+        self._is_immediate = is_immediate
+        self._rng = rng
+        self._round = 0
+        self._num_received = 0
+        self._ledger = Ledger(num_ranks=scenario.num_ranks)
+        self._queues: list[list[int]] = [[] for _ in range(scenario.num_ranks)]
+        self._running: list[list[int]] = [[] for _ in range(scenario.num_ranks)]
+        self._seen = self._ledger.ranks.copy()
+
+    @property
+    def now_s(self) -> float:
+        """Return the time."""
+        return self._round * ROUND_S
+
+    def receive(self) -> None:
+        """Let some requests arrive."""
+        room = self._scenario.max_waiting - len(self.pool)
+        num_new = int(self._rng.integers(room, endpoint=True))
+        shortest, longest = self._scenario.prompt_range_tokens
+        prompts = self._rng.integers(shortest, longest, num_new, endpoint=True)
+        ids = np.arange(self._num_received, self._num_received + num_new)
+        self._num_received += num_new
+        self.pool.append(ids, prompts, self.now_s)
+
+    def view(self) -> GroupView:
+        """Return what the router knows."""
+        if self._round % self._scenario.refresh_rounds == 0:
+            self._seen = self._ledger.ranks.copy()
+        actual, seen = self._ledger.ranks, self._seen
+        return GroupView(
+            now_s=self.now_s,
+            is_immediate=self._is_immediate,
+            num_slots=self._num_slots(),
+            kv_capacity_tokens=np.full(len(actual), self._scenario.kv_tokens),
+            load_tokens=seen["load_tokens"],
+            due_tokens=seen["due_tokens"],
+            resident_prompt_tokens=seen["prompt_tokens"],
+            generated_tokens=seen["generated_tokens"],
+            num_running_reqs=seen["num_running"],
+            num_waiting_reqs=seen["num_waiting"],
+            num_inflight_reqs=actual["num_running"] + actual["num_waiting"],
+        )
+
+    def send(self, requests: Int64Array, ranks: Int64Array) -> None:
+        """Carry a plan out."""
+        prompts = self.pool.view().prompt_tokens[requests]
+        for rank, tokens in zip(ranks.tolist(), prompts.tolist(), strict=True):
+            self._queues[rank].append(self._ledger.send(rank=rank, prompt_tokens=tokens))
+        np.add.at(self._seen["num_waiting"], ranks, 1)
+        np.add.at(self._seen["due_tokens"], ranks, prompts)
+        self.pool.take(requests)
+
+    def step(self) -> None:
+        """Let the ranks work for one round."""
+        is_slow = self._is_in(self._scenario.slow)
+        for rank, num_slots in enumerate(self._num_slots().tolist()):
+            if rank > 0 or not is_slow:
+                self._step_rank(rank, num_slots)
+        self._round += 1
+
+    def _step_rank(self, rank: int, num_slots: int) -> None:
+        there, queue = self._ledger.ranks[rank], self._queues[rank]
+        running = self._running[rank]
+        while queue and len(running) < num_slots:
+            due_tokens = int(self._ledger.accounts.entries[queue[0]]["due_tokens"])
+            if there["load_tokens"] + due_tokens > self._scenario.kv_tokens:
+                break
+            self._ledger.start(queue[0])
+            self._ledger.prefill(queue[0], due_tokens)
+            running.append(queue.pop(0))
+        # The oldest end where the next token would not fit, others by chance.
+        while running and there["load_tokens"] + len(running) > self._scenario.kv_tokens:
+            self._ledger.finish(running.pop(0))
+        for handle in tuple(running):
+            if self._rng.random() < self._scenario.finish_prob:
+                running.remove(handle)
+                self._ledger.finish(handle)
+        self._ledger.step(rank)
+
+    def _num_slots(self) -> Int64Array:
+        num_slots = np.full(self._scenario.num_ranks, self._scenario.num_slots)
+        if self._is_in(self._scenario.away):
+            num_slots[0] = 0
+        return num_slots
+
+    def _is_in(self, span: tuple[float, float]) -> bool:
+        return span[0] <= self._round / self._rounds < span[1]

@@ -1,0 +1,92 @@
+"""What a simulation refuses: requests that cannot be served, and plans that break the contract."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balanceroute.errors import ConfigError, PlanError
+from balanceroute.kernels import waiting
+from balanceroute.kernels.ledger import Int64Array
+from balanceroute.policies.base import Plan
+from balanceroute.sim.config import SimConfig
+from balanceroute.types import Workload
+
+
+def check_workload(workload: Workload, config: SimConfig) -> None:
+    """Raise `ConfigError` for requests that no run under `config` can serve."""
+    name, prompts, outputs = workload.name, workload.prompt_tokens, workload.output_tokens
+    if workload.num_requests == 0:
+        raise ConfigError(f"{name} holds no request")
+    if len(outputs) != len(prompts):
+        raise ConfigError(
+            f"{name} has {len(prompts)} prompt lengths, {len(outputs)} output lengths"
+        )
+    for what, tokens in (("prompt", prompts), ("output", outputs)):
+        shortest = int(tokens.argmin())
+        if tokens[shortest] < 1:
+            raise ConfigError(
+                f"{name}: request {shortest + 1} has {tokens[shortest]} {what} tokens; "
+                "at least 1 is needed"
+            )
+    if not config.is_saturated:
+        _check_arrivals(workload)
+    if config.kv_tokens is None:
+        return
+    whole = prompts.astype(np.int64) + outputs
+    largest = int(whole.argmax())
+    if whole[largest] > config.kv_tokens:
+        raise ConfigError(
+            f"{name}: request {largest + 1} needs {whole[largest]} KV tokens (prompt "
+            f"{prompts[largest]}, output {outputs[largest]}), but a "
+            f"rank has {config.kv_tokens}; raise --kv-tokens to at least {whole[largest]}"
+        )
+
+
+def _check_arrivals(workload: Workload) -> None:
+    name, arrival_s = workload.name, workload.arrival_s
+    if arrival_s is None:
+        raise ConfigError(
+            f"{name} has no arrival times; use --arrivals saturated, or "
+            "--arrivals poisson with --rate"
+        )
+    if len(arrival_s) != workload.num_requests:
+        raise ConfigError(
+            f"{name} has {len(arrival_s)} arrival times for {workload.num_requests} requests"
+        )
+    is_wrong = ~(np.isfinite(arrival_s) & (arrival_s >= 0))
+    is_wrong[1:] |= arrival_s[1:] < arrival_s[:-1]
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        raise ConfigError(
+            f"{name}: request {row + 1} arrives at {arrival_s[row]} s; arrival times must be "
+            "finite, at least 0 and ascending"
+        )
+
+
+def arrival_times(workload: Workload, config: SimConfig) -> NDArray[np.float64]:
+    """Return when each request arrives; NaN while a saturated pool has yet to take it."""
+    if workload.arrival_s is None or config.is_saturated:
+        return np.full(workload.num_requests, np.nan)
+    return workload.arrival_s
+
+
+def checked_plan(
+    plan: Plan, num_waiting: int, max_sends: Int64Array
+) -> tuple[Int64Array, Int64Array]:
+    """Return a plan's columns as int64 arrays, or say which rule it breaks."""
+    requests = np.ascontiguousarray(plan.requests, np.int64)
+    ranks = np.ascontiguousarray(plan.ranks, np.int64)
+    fault, row = waiting.check_plan(requests, ranks, num_waiting, max_sends)
+    if fault == waiting.OK:
+        return requests, ranks
+    if fault == waiting.UNEQUAL:
+        raise PlanError(f"the plan names {len(requests)} requests but {len(ranks)} ranks")
+    request, rank = requests[row], ranks[row]
+    rules = {
+        waiting.BAD_REQUEST: f"request {request} is not in 0..{num_waiting - 1}",
+        waiting.TWICE: f"request {request} is placed twice",
+        waiting.BAD_RANK: f"rank {rank} is not in 0..{len(max_sends) - 1}",
+        waiting.RANK_FULL: f"rank {rank} gets more requests than it may take",
+    }
+    raise PlanError(f"{rules[fault]} (row {row} of the plan)")
