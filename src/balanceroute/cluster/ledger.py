@@ -42,6 +42,8 @@ class Ledger:
     def __init__(self, *, num_ranks: int, capacity: int = 1024) -> None:
         if num_ranks < 1:
             raise ConfigError(f"num_ranks must be at least 1, got {num_ranks}")
+        if capacity < 0:
+            raise ConfigError(f"capacity must be at least 0, got {capacity}")
         self.accounts = _empty_accounts(np.zeros(num_ranks, RANK_ACCOUNT), capacity)
 
     @property

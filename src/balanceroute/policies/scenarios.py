@@ -59,7 +59,7 @@ SCENARIOS = (
     Scenario(name="one rank", num_ranks=1),
     Scenario(name="one slot", num_slots=1),
     Scenario(name="many ranks", num_ranks=144, num_slots=4, max_waiting=300),
-    Scenario(name="long backlog", max_waiting=2000),
+    Scenario(name="long backlog", max_waiting=500),
     Scenario(name="huge prompts", prompt_range_tokens=(1, 1 << 30)),
     Scenario(name="equal prompts", prompt_range_tokens=(512, 512)),
     Scenario(name="scarce KV tokens", kv_tokens=6000),

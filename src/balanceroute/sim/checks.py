@@ -1,14 +1,11 @@
-"""What a simulation refuses: requests that cannot be served, and plans that break the contract."""
+"""Whether a run can serve its workload, asked before it begins."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.errors import ConfigError, PlanError
-from balanceroute.kernels import waiting
-from balanceroute.kernels.ledger import Int64Array
-from balanceroute.policies.base import Plan
+from balanceroute.errors import ConfigError
 from balanceroute.sim.config import SimConfig
 from balanceroute.types import Workload
 
@@ -69,24 +66,3 @@ def arrival_times(workload: Workload, config: SimConfig) -> NDArray[np.float64]:
     if workload.arrival_s is None or config.is_saturated:
         return np.full(workload.num_requests, np.nan)
     return workload.arrival_s
-
-
-def checked_plan(
-    plan: Plan, num_waiting: int, max_sends: Int64Array
-) -> tuple[Int64Array, Int64Array]:
-    """Return a plan's columns as int64 arrays, or say which rule it breaks."""
-    requests = np.ascontiguousarray(plan.requests, np.int64)
-    ranks = np.ascontiguousarray(plan.ranks, np.int64)
-    fault, row = waiting.check_plan(requests, ranks, num_waiting, max_sends)
-    if fault == waiting.OK:
-        return requests, ranks
-    if fault == waiting.UNEQUAL:
-        raise PlanError(f"the plan names {len(requests)} requests but {len(ranks)} ranks")
-    request, rank = requests[row], ranks[row]
-    rules = {
-        waiting.BAD_REQUEST: f"request {request} is not in 0..{num_waiting - 1}",
-        waiting.TWICE: f"request {request} is placed twice",
-        waiting.BAD_RANK: f"rank {rank} is not in 0..{len(max_sends) - 1}",
-        waiting.RANK_FULL: f"rank {rank} gets more requests than it may take",
-    }
-    raise PlanError(f"{rules[fault]} (row {row} of the plan)")

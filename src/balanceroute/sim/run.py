@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from balanceroute.cluster.pool import Pool
 from balanceroute.errors import ConfigError, PlanError
 from balanceroute.kernels.lockstep import ALWAYS, BOUNDARY, DUE, NEVER, WHEN_SLOT_FREE
-from balanceroute.policies.base import Policy
-from balanceroute.sim.checks import arrival_times, check_workload, checked_plan
+from balanceroute.policies.base import Policy, checked_plan
+from balanceroute.sim.checks import arrival_times, check_workload
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.group import SimGroup
 from balanceroute.sim.views import Observer
@@ -38,7 +38,8 @@ def simulate(
     Parameters
     ----------
     workload : Workload
-        Requests in order. Needs arrival times unless ``config.arrivals`` is ``"saturated"``.
+        Requests in order. Needs arrival times unless ``config.arrivals`` is ``"saturated"``; they
+        are taken as they are (`balanceroute.report.experiment` draws and scales them).
     config : SimConfig
         Ranks, costs and how requests come.
     policy : Policy

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 
 from balanceroute.policies.registry import make_policy
-from balanceroute.sim.config import SimConfig
+from balanceroute.sim.config import SimConfig, Start
 from balanceroute.sim.run import simulate
 from balanceroute.types import Workload
 
-NUM_REQUESTS = 24
+NUM_REQUESTS = 96
 
 
 def warm(spec: str, config: SimConfig) -> None:
@@ -25,21 +26,22 @@ def warm(spec: str, config: SimConfig) -> None:
         The real configuration; its size and limits are left aside.
     """
     policy = make_policy(spec, rng=np.random.default_rng(0))
+    lengths = np.arange(1, NUM_REQUESTS + 1, dtype=np.int32)
+    workload = Workload(name="warm", prompt_tokens=lengths, output_tokens=1 + lengths % 5)
     toy = replace(
         config,
         num_ranks=2,
-        num_slots=2,
+        num_slots=8,
         kv_tokens=None,
         rank_speeds=(),
         prefill_budget_tokens=None,
         prefill_s_per_token=0.0,
         arrivals="saturated",
-        pool_size=9,
+        pool_size=24,
         binding=config.binding_of(policy.binding),
-        start="stationary",
         warmup_steps=0,
         staleness_s=0.0,
     )
-    lengths = np.arange(1, NUM_REQUESTS + 1, dtype=np.int32)
-    workload = Workload(name="warm", prompt_tokens=lengths, output_tokens=1 + lengths % 5)
-    simulate(workload, toy, policy)
+    # Empty at first, so that plans see many free slots and few; then full at first.
+    for start in get_args(Start):
+        simulate(workload, replace(toy, start=start), policy)

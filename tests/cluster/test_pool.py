@@ -1,0 +1,83 @@
+"""The pool against a list."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balanceroute.cluster.pool import Pool
+from balanceroute.kernels.ledger import Int64Array
+
+
+def ids_in(pool: Pool) -> list[int]:
+    """Return the ids in the pool's order."""
+    ids: list[int] = pool.view().ids.tolist()
+    return ids
+
+
+def add(pool: Pool, ids: range, now_s: float = 0.0) -> None:
+    """Append requests whose prompts are twice their ids."""
+    column = np.array(ids, np.int64)
+    pool.append(column, 2 * column, now_s)
+
+
+def positions(*values: int) -> Int64Array:
+    return np.array(values, np.int64)
+
+
+@given(st.data(), st.integers(1, 8))
+def test_a_pool_behaves_like_a_list(data: st.DataObject, capacity: int) -> None:
+    """Appending and taking in any order keep order, ids and columns together."""
+    pool, model, num_ids = Pool(capacity=capacity), list[int](), 0
+    for now_s in range(data.draw(st.integers(1, 12))):
+        num_new = data.draw(st.integers(0, 9))
+        add(pool, range(num_ids, num_ids + num_new), now_s=float(now_s))
+        model += [*range(num_ids, num_ids + num_new)]
+        num_ids += num_new
+        chosen = data.draw(st.permutations(range(len(model))))
+        chosen = chosen[: data.draw(st.integers(0, len(model)))]
+        assert [model[i] for i in chosen] == pool.take(positions(*chosen)).tolist()
+        model = [request for i, request in enumerate(model) if i not in chosen]
+        assert len(model) == len(pool)
+        assert model == ids_in(pool)
+        assert [2 * request for request in model] == pool.view().prompt_tokens.tolist()
+        arrival_s = pool.view().arrival_s
+        assert (np.diff(arrival_s) >= 0).all()
+
+
+def test_arrival_times_stay_with_their_requests() -> None:
+    """One time for all, or one each."""
+    pool = Pool()
+    add(pool, range(2), now_s=1.5)
+    pool.append(positions(2, 3), positions(9, 9), np.array([2.0, 2.5]))
+    pool.take(positions(1, 2))
+    assert [1.5, 2.5] == pool.view().arrival_s.tolist()
+
+
+def test_a_view_can_be_limited_to_the_oldest() -> None:
+    """As many as asked for, or as there are."""
+    pool = Pool()
+    add(pool, range(5))
+    pool.take(positions(0))
+    assert [1, 2] == pool.view(limit=2).ids.tolist()
+    assert [1, 2, 3, 4] == pool.view(limit=99).ids.tolist()
+    assert 0 == len(pool.view(limit=0))
+
+
+def test_room_that_was_freed_is_used_again() -> None:
+    """A pool that is emptied as fast as it fills stays as large as it was."""
+    pool = Pool(capacity=8)
+    for start in range(0, 400, 4):
+        add(pool, range(start, start + 4))
+        pool.take(positions(3, 0, 1, 2))
+    assert 0 == len(pool)
+    assert len(pool._ids) <= 16
+
+
+def test_taking_none_changes_nothing() -> None:
+    """An empty plan is a plan."""
+    pool = Pool()
+    add(pool, range(3))
+    assert [] == pool.take(positions()).tolist()
+    assert [0, 1, 2] == ids_in(pool)
