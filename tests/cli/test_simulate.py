@@ -164,12 +164,16 @@ def test_small_file_is_drawn_from_with_a_note(run: Run, tmp_path: Path) -> None:
         ([*TINY, "--arrivals", "poisson"], "give one with --rate"),
         ([*TINY, "--arrivals", "often"], "--arrivals must be one of saturated, trace, poisson"),
         ([*TINY, "--rate-scale", "nan"], "--rate-scale must be a number above 0, got nan"),
+        ([*TINY, "--rate-scale", "2"], "--rate-scale is for --arrivals trace or poisson"),
+        ([*TINY, "--rate", "0", "--arrivals", "poisson"], "--rate must be a number above 0"),
+        ([*TINY, "--rate", "5"], "--rate is for --arrivals poisson"),
+        ([*TINY, "--pool", "5", "--arrivals", "poisson", "--rate", "5"], "--pool is for"),
         ([*TINY, "--staleness", "-1"], "--staleness must be a number of at least 0"),
         ([*TINY, "--seed", "-1"], "--seed must be at least 0"),
         ([*TINY, "--repeats", "0"], "--repeats must be at least 1"),
         ([*TINY, "--rank-speeds", "1,1,1"], "names 3 ranks, but there are 2"),
         ([*TINY, "--rank-speeds", "1,fast"], "must be numbers"),
-        ([*TINY, "--rank-speeds", "1,0"], "must be a number above 0"),
+        ([*TINY, "--rank-speeds", "1,0"], "above 0 and at most 1; got 0"),
         ([*TINY, "--prefill-budget", "3"], "--prefill-budget must be at least --slots"),
         ([*TINY, "--prefill-time", "1e-5"], "--prefill-time needs --prefill-budget"),
         ([*TINY, "--format", "azure"], "--format is for files"),
@@ -201,7 +205,8 @@ def test_failed_write_leaves_nothing(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", [["--json"], []])
 def test_full_disk_behind_standard_output_is_an_error(form: list[str]) -> None:
     """Output that the disk has no room for ends in one line and exit code 2."""
-    command = [Path(sys.executable).with_name("balanceroute"), "simulate", *TINY, *form]
+    executable = str(Path(sys.executable).with_name("balanceroute"))
+    command = [executable, "simulate", *TINY, *form]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(  # our own command
             command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120

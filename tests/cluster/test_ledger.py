@@ -107,8 +107,9 @@ class LedgerMachine(RuleBasedStateMachine):
             del self.booked[found[0]]
             self.num_finished += 1
 
-    @rule(num_requests=st.integers(0, 20))
-    def reserve(self, num_requests: int) -> None:
+    @rule(excess=st.integers(-1, 2))
+    def reserve(self, excess: int) -> None:
+        num_requests = max(0, self.ledger.capacity - len(self.booked) + excess)
         self.ledger.reserve(num_requests)
         assert self.ledger.capacity - len(self.booked) >= num_requests
 
@@ -248,3 +249,13 @@ def test_growing_keeps_handles_and_the_ranks_array() -> None:
     assert sum(range(1, 51)) == ranks["due_tokens"][0]
     for tokens, handle in enumerate(handles, start=1):
         assert tokens == ledger.accounts.entries["prompt_tokens"][handle]
+
+
+def test_growing_keeps_track_of_which_handles_are_free() -> None:
+    """Handle 0, given back before the ledger grew, is free afterwards, and handle 1 is not."""
+    ledger = Ledger(num_ranks=1, capacity=2)
+    handles = [ledger.send(rank=0, prompt_tokens=5) for _ in range(2)]
+    ledger.finish(handles[0])
+    ledger.reserve(2)
+    assert handles[0] == ledger.send(rank=0, prompt_tokens=5)
+    assert ledger.send(rank=0, prompt_tokens=5) not in handles

@@ -85,9 +85,9 @@ def test_vllm_4w_r_adds_its_own_requests_to_the_snapshot() -> None:
     """4·waiting + running; a request sent counts as waiting until the next snapshot."""
     policy = build("vllm_4w_r")
     view = make_view(load=[0, 0], running=[7, 2], waiting=[0, 1], is_immediate=True)
-    # 7 and 4 + 2 = 6: rank 1; then 7 and 10: rank 0; then 11 and 10: rank 1, across two plans.
-    assert [1, 0] == ranks_in_order(policy, view, [10] * 2)
-    assert [1] == ranks_in_order(policy, view, [10])
+    # 7 and 4 + 2 = 6: rank 1; then 7 and 10: rank 0; then 11 and 10: rank 1.
+    assert [1, 0, 1] == ranks_in_order(build("vllm_4w_r"), view, [10] * 3)
+    assert [[1], [0], [1]] == [ranks_in_order(policy, view, [10]) for _ in range(3)]
 
 
 def test_vllm_4w_r_knows_nothing_of_requests_in_flight() -> None:

@@ -61,19 +61,18 @@ def test_a_long_idle_gap() -> None:
 
 
 def test_a_stale_router_knows_its_own_sends() -> None:
-    """Between publications every send counts as queued, and no completion is seen.
+    """Between publications every send counts as queued; which slots are free is known exactly.
 
     State is published every 3.5 s. Two slots, outputs of one token, one arrival every half second.
-    The router sends one request at 0 and another at 1. Both slots then count as taken until 3.5,
-    although both are free from 2 on and the group is idle.
+    From the second step on two requests start a step; none of it shows until 3.5, when two run.
     """
     watched = Watched(named("fcfs"))
     workload = make_workload([5] * 8, [1] * 8, np.arange(8) / 2)
     records = run(workload, watched, num_slots=2, staleness_s=3.5)
-    assert [0.0, 1.0, 3.5, 3.5] == records.requests.admitted_s[:4].tolist()
-    assert [0.0, 1.0, 3.5] == watched.now_s[:3]
-    assert [[0], [1], [0]] == watched.num_waiting[:3]
-    assert [[0], [0], [0]] == watched.num_running[:3]
+    assert [0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0] == records.requests.admitted_s.tolist()
+    assert [0.0, 1.0, 2.0, 3.0, 4.0] == watched.now_s
+    assert [[0], [1], [3], [5], [0]] == watched.num_waiting
+    assert [[0], [0], [0], [0], [2]] == watched.num_running
 
 
 def test_a_publication_during_a_step_shows_the_step() -> None:
@@ -101,7 +100,7 @@ def test_the_first_publication_shows_a_stationary_start() -> None:
         "staleness_s": 3.0,
     }
     records = run(workload, watched, **settings)
-    assert 3.0 == watched.now_s[0]  # nothing is free to its knowledge before
+    assert [8] == watched.num_running[0]
     assert records.steps.num_waiting.max() == 0
 
 
@@ -130,21 +129,26 @@ def test_a_stationary_start_leaves_out_what_does_not_fit() -> None:
     assert records.steps.max_load_tokens.max() <= 250
 
 
-def test_a_saturated_pool_smaller_than_a_refill() -> None:
-    """However small the pool, it is topped up as often as slots are free: every slot is busy."""
+@pytest.mark.parametrize(("binding", "num_running"), [("pooled", 1), ("immediate", 16)])
+def test_a_saturated_pool_smaller_than_a_refill(binding: str, num_running: int) -> None:
+    """A router plans once a step, so a pool of one starts one request a step, if it has a pool.
+
+    All 16 slots are free at the end of each step, since outputs have one token. Under immediate
+    binding one request waits beyond the slots of its rank, and the slots are full.
+    """
     workload = make_workload([5] * 200, [1] * 200)
     settings: dict[str, Any] = {
         "arrivals": "saturated",
         "num_ranks": 2,
         "num_slots": 8,
         "pool_size": 1,
+        "warmup_steps": 0,
     }
-    for binding in ("pooled", "immediate"):
-        records = run(workload, "least_requests", start="empty", binding=binding, **settings)
-        is_before = records.steps.start_s < records.window_s[1]
-        assert {16} == set(records.steps.num_running[is_before].tolist())
-        expected = 1 if binding == "immediate" else 0  # the one that waits is in a rank's queue
-        assert {expected} == set(records.steps.num_waiting[is_before].tolist())
+    records = run(workload, "least_requests", start="empty", binding=binding, **settings)
+    is_before = records.steps.start_s < records.window_s[1]
+    assert {num_running} == set(records.steps.num_running[is_before].tolist())
+    expected = 1 if binding == "immediate" else 0
+    assert {expected} == set(records.steps.num_waiting[is_before].tolist())
 
 
 def test_a_burst_larger_than_the_kv_tokens_of_all_ranks() -> None:

@@ -84,8 +84,6 @@ def simulate(
         prefill_budget_tokens=prefill_budget,
         prefill_s_per_token=prefill_time,
         arrivals=arrivals,  # type: ignore[arg-type]  # SimConfig checks the choices
-        rate_scale=rate_scale,
-        rate_per_s=rate,
         pool_size=pool,
         binding=binding,  # type: ignore[arg-type]
         start=start,  # type: ignore[arg-type]
@@ -98,6 +96,8 @@ def simulate(
         policies=tuple(policy or DEFAULT_POLICIES),
         format_name=trace_format,
         num_requests=requests,
+        rate_scale=rate_scale,
+        rate_per_s=rate,
         seed=seed,
         num_repeats=repeats,
     )

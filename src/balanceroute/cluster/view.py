@@ -66,9 +66,11 @@ class GroupView:
 
     @property
     def num_free_slots(self) -> Int64Array:
-        """Return the slots of each rank that nobody runs in or queues for; at least 0."""
-        taken = self.num_running_reqs + self.num_waiting_reqs
-        free: Int64Array = np.maximum(self.num_slots - taken, 0)
+        """Return the slots of each rank that no request in flight holds or waits for.
+
+        At least 0, and exact: the router knows what it has sent and what has ended.
+        """
+        free: Int64Array = np.maximum(self.num_slots - self.num_inflight_reqs, 0)
         return free
 
     @property

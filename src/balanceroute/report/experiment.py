@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -53,6 +54,10 @@ class Experiment:
     num_requests : int or None
         Requests to simulate; None takes the file (20,000 of a preset), or more, drawn with
         replacement, where that would hardly fill the slots.
+    rate_scale : float
+        Factor on the arrival rate of a trace or Poisson process, above 0.
+    rate_per_s : float or None
+        Poisson: requests per second before scaling; None takes the source's mean rate.
     seed, num_repeats : int
         The first seed, and how many seeds from there on.
     """
@@ -62,6 +67,8 @@ class Experiment:
     policies: tuple[str, ...]
     format_name: str | None = None
     num_requests: int | None = None
+    rate_scale: float = 1.0
+    rate_per_s: float | None = None
     seed: int = 0
     num_repeats: int = 1
 
@@ -72,6 +79,7 @@ class Experiment:
             raise ConfigError(f"--seed must be at least 0, got {self.seed}")
         if not self.policies:
             raise ConfigError("at least one --policy is needed")
+        self._check_arrivals()
         if self.format_name is not None and self.source in PRESETS:
             raise ConfigError(f"--format is for files, but {self.source} is a preset; leave it out")
         for spec in self.policies:
@@ -117,6 +125,17 @@ class Experiment:
         assert first is not None
         return self._result(source, first, runs), digests
 
+    def _check_arrivals(self) -> None:
+        for name, value in (("rate", self.rate_per_s), ("rate-scale", self.rate_scale)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ConfigError(f"--{name} must be a number above 0, got {value}")
+        if self.rate_per_s is not None and self.config.arrivals != "poisson":
+            raise ConfigError("--rate is for --arrivals poisson; leave it out")
+        if self.config.pool_size is not None and not self.config.is_saturated:
+            raise ConfigError("--pool is for --arrivals saturated; leave it out")
+        if self.rate_scale != 1 and self.config.is_saturated:
+            raise ConfigError("--rate-scale is for --arrivals trace or poisson; leave it out")
+
     def _load(self, on_progress: Callable[[float], None]) -> Workload | None:
         """Return the file's requests; None for a preset, which is drawn anew for each seed."""
         if self.source in PRESETS:
@@ -154,10 +173,10 @@ class Experiment:
         if config.arrivals == "trace":
             if workload.arrival_s is None:
                 return workload  # the simulator says what is missing
-            return replace(workload, arrival_s=workload.arrival_s / config.rate_scale)
-        rate_per_s = config.rate_per_s or self._mean_rate_per_s(workload)
+            return replace(workload, arrival_s=workload.arrival_s / self.rate_scale)
+        rate_per_s = self.rate_per_s or self._mean_rate_per_s(workload)
         rng = np.random.default_rng((seed, ARRIVAL_STREAM))
-        arrival_s = poisson_arrivals(workload.num_requests, rate_per_s * config.rate_scale, rng)
+        arrival_s = poisson_arrivals(workload.num_requests, rate_per_s * self.rate_scale, rng)
         return replace(workload, arrival_s=arrival_s)
 
     def _mean_rate_per_s(self, workload: Workload) -> float:
@@ -191,7 +210,7 @@ class Experiment:
                     kappa0_tokens=step_time.kappa0_tokens,
                 ),
                 arrivals=config.arrivals,
-                rate_scale=config.rate_scale,
+                rate_scale=self.rate_scale,
                 pool=config.pool_target if config.is_saturated else None,
                 binding=config.binding or ("pooled" if config.is_saturated else None),
                 start="stationary" if config.starts_stationary else "empty",

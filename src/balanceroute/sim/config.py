@@ -113,17 +113,13 @@ class SimConfig:
     kv_tokens : int or None
         KV tokens each rank can hold; None for no limit.
     rank_speeds : tuple of float
-        Speed of each rank relative to the nominal one, above 0; empty for equal ranks.
+        Speed of each rank relative to the nominal one, in (0, 1]; empty for equal ranks.
     prefill_budget_tokens : int or None
         Tokens a rank may compute in a step, where ranks prefill too; None for decode-only ranks.
     prefill_s_per_token : float
         t_p, seconds per prompt token computed.
     arrivals : {"saturated", "trace", "poisson"}
         A pool that never runs dry, the trace's own times, or a Poisson process.
-    rate_scale : float
-        Factor on the arrival rate, above 0.
-    rate_per_s : float or None
-        Poisson: requests per second before scaling; None takes the trace's mean rate.
     pool_size : int or None
         Saturated: requests that wait; None for 4 G.
     binding : {"pooled", "immediate"} or None
@@ -145,8 +141,6 @@ class SimConfig:
     prefill_budget_tokens: int | None = None
     prefill_s_per_token: float = 0.0
     arrivals: Arrivals = "saturated"
-    rate_scale: float = 1.0
-    rate_per_s: float | None = None
     pool_size: int | None = None
     binding: BindingChoice | None = None
     start: Start | None = None
@@ -175,9 +169,6 @@ class SimConfig:
             raise ConfigError(f"--warmup-steps must be at least 0, got {self.warmup_steps}")
         _require_range("staleness", self.staleness_s, 0.0)
         _require_range("prefill-time", self.prefill_s_per_token, 0.0)
-        _require_above("rate-scale", self.rate_scale)
-        if self.rate_per_s is not None:
-            _require_above("rate", self.rate_per_s)
         _require_choice("arrivals", self.arrivals, get_args(Arrivals))
         _require_choice("binding", self.binding, (*get_args(BindingChoice), None))
         _require_choice("start", self.start, (*get_args(Start), None))
@@ -186,7 +177,11 @@ class SimConfig:
                 f"--rank-speeds names {len(self.rank_speeds)} ranks, but there are {self.num_ranks}"
             )
         for speed in self.rank_speeds:
-            _require_above("rank-speeds", speed)
+            if not 0 < speed <= 1:
+                raise ConfigError(
+                    f"--rank-speeds are relative to the fastest rank, above 0 and at most 1; "
+                    f"got {speed:g}"
+                )
         budget = self.prefill_budget_tokens
         if budget is not None and budget < self.num_slots:
             raise ConfigError(
@@ -223,11 +218,6 @@ class SimConfig:
 def _require_range(name: str, value: float, least: float) -> None:
     if not (math.isfinite(value) and value >= least):
         raise ConfigError(f"--{name} must be a number of at least {least:g}, got {value}")
-
-
-def _require_above(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"--{name} must be a number above 0, got {value}")
 
 
 def _require_choice(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:

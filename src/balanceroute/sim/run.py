@@ -136,10 +136,10 @@ class _Run:
     def _turn(self) -> bool:
         """Act at this moment, run the group to the next one, and tell whether there is more."""
         self._receive()
-        is_open = self._group.is_at_boundary
-        while is_open and len(self._pool) > 0:
+        if self._group.is_at_boundary and len(self._pool) > 0:
+            # Once per step, also if a small saturated pool leaves slots free that its successors
+            # could take: a router plans once per step, and the public code of BF-IO does too.
             self._plan_pool()
-            is_open = len(self._pool) == 0  # a saturated pool may hold fewer than slots are free
             self._receive()
         due_s = min(self._next_arrival_s(), self._observer.next_publication_s)
         reason = self._group.advance(due_s, self._pause())
