@@ -140,7 +140,8 @@ class RunRecords:
     seed : int
         Seed of the run.
     num_ranks : int
-        G.
+        Ranks that share a barrier: G, or 1 where each rank steps by itself; a row of `steps` is a
+        step of so many ranks.
     binding : str
         ``"pooled"`` or ``"immediate"``.
     steps, requests, samples :

@@ -129,7 +129,7 @@ def test_the_ledger_agrees_with_a_recount(
     num_sent = 0
     while True:
         rows = np.arange(num_sent, workload.num_requests)[: rng.integers(9)]
-        sim.dispatch(rows, rng.integers(limits.num_ranks, size=len(rows)))
+        sim.dispatch(rows, rng.integers(limits.num_ranks, size=len(rows)), 0.0)
         num_sent += len(rows)
         assert sim.ledger.recount().tolist() == sim.ledger.ranks.tolist()
         if not sim.is_at_boundary:

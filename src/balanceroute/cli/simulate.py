@@ -38,6 +38,9 @@ def simulate(
     rank_speeds: Annotated[
         str | None, option("Speed of each rank, as 1,1,0.8,…; else all 1.")
     ] = None,
+    barrier: Annotated[
+        bool, option("Whether ranks meet at the end of each step.", "--barrier/--no-barrier")
+    ] = True,
     policy: Annotated[
         list[str] | None,
         option("NAME[,key=value…] or FILE.py:CLASS; may be repeated, the first is the baseline."),
@@ -81,6 +84,7 @@ def simulate(
         num_slots=slots,
         kv_tokens=kv_tokens,
         rank_speeds=_parse_speeds(rank_speeds),
+        has_barrier=barrier,
         prefill_budget_tokens=prefill_budget,
         prefill_s_per_token=prefill_time,
         arrivals=arrivals,  # type: ignore[arg-type]  # SimConfig checks the choices

@@ -14,6 +14,7 @@ from balanceroute.kernels.load import USAGE_EXPONENT, rank_work_s
 from balanceroute.kernels.scheduler import (
     NONE,
     Group,
+    clock_of,
     compute_prompt,
     dequeue,
     enqueue,
@@ -77,9 +78,8 @@ class Log(NamedTuple):
 
 
 @kernel
-def sample_loads(group: Group, samples: SampleLog) -> None:
-    """Note every rank's load if this step is one to be sampled."""
-    step = group.clock[0].step
+def sample_loads(group: Group, samples: SampleLog, step: int, now_s: float) -> None:
+    """Note every rank's load if this step of the log is one to be sampled."""
     if step % samples.stride[0] != 0:
         return
     if samples.size[0] == len(samples.time_s):
@@ -93,22 +93,22 @@ def sample_loads(group: Group, samples: SampleLog) -> None:
         if step % samples.stride[0] != 0:
             return
     row = samples.size[0]
-    samples.time_s[row] = group.clock[0].now_s
+    samples.time_s[row] = now_s
     for g in range(len(group.engines)):
         samples.load_tokens[row, g] = group.accounts.ranks[g].load_tokens
     samples.size[0] += 1
 
 
 @kernel
-def begin_step(group: Group, cost: StepCost, log: Log) -> None:
-    """Let every rank schedule, measure the loads, and find out when the slowest rank is done."""
-    clock, row = group.clock[0], log.steps[log.num_steps[0]]
-    num_ranks = len(group.engines)
+def begin_step(group: Group, cost: StepCost, log: Log, which: int) -> None:
+    """Let the ranks of a clock schedule, measure them, and find out when the slowest is done."""
+    num_ranks = len(group.engines) // len(group.clocks)
+    first_rank, clock = which * num_ranks, group.clocks[which]
     clock.num_first = 0
     most, least, total = 0, np.int64(1 << 62), 0
     num_decoding, num_running, num_waiting = 0, 0, 0
     slowest_s, sum_work_s = -np.inf, 0.0
-    for g in range(num_ranks):
+    for g in range(first_rank, first_rank + num_ranks):
         schedule_rank(group, g, cost.budget_tokens)
         there, engine = group.accounts.ranks[g], group.engines[g]
         engine.work_s = rank_work_s(
@@ -129,38 +129,37 @@ def begin_step(group: Group, cost: StepCost, log: Log) -> None:
         num_running += there.num_running
         num_waiting += there.num_waiting
     clock.end_s = clock.now_s + cost.constant_s + slowest_s
-    clock.in_step = 1
+    clock.in_step, clock.row = 1, log.num_steps[0]
+    log.num_steps[0] += 1
+    row = log.steps[clock.row]
     row.start_s = clock.now_s
     row.duration_s = cost.constant_s + slowest_s
     row.max_load_tokens, row.min_load_tokens, row.sum_load_tokens = most, least, total
     row.max_work_s, row.mean_work_s = slowest_s, sum_work_s / num_ranks
-    row.sum_usage_pow = sum_usage_pow(group.engines, slowest_s)
+    row.sum_usage_pow = sum_usage_pow(group.engines, first_rank, num_ranks, slowest_s)
     row.num_tokens, row.num_running, row.num_waiting = num_decoding, num_running, num_waiting
-    sample_loads(group, log.samples)
+    sample_loads(group, log.samples, clock.row, clock.now_s)
 
 
 @kernel
-def sum_usage_pow(engines: RecordArray, slowest_s: float) -> float:
+def sum_usage_pow(engines: RecordArray, first_rank: int, num_ranks: int, slowest_s: float) -> float:
     """Return the sum over ranks of (work / slowest rank's work) ** 0.7, for the energy model."""
     total = 0.0
     if slowest_s > 0.0:
-        for g in range(len(engines)):
+        for g in range(first_rank, first_rank + num_ranks):
             total += max(0.0, engines[g].work_s / slowest_s) ** USAGE_EXPONENT
     return total
 
 
 @kernel
-def end_step(group: Group, log: Log) -> None:
+def end_step(group: Group, log: Log, which: int) -> None:
     """Give every decoding request its token and let those go whose last one it was."""
-    accounts, clock = group.accounts, group.clock[0]
-    for g in range(len(group.engines)):
+    num_ranks = len(group.engines) // len(group.clocks)
+    accounts, clock = group.accounts, group.clocks[which]
+    first_rank, days = which * num_ranks, group.calendar[which]
+    for g in range(first_rank, first_rank + num_ranks):
         ledger.step(accounts, g)
-    for i in range(clock.num_first):
-        request = group.seats[group.first_handles[i]].request
-        if request != NONE:
-            group.requests[request].first_token_s = clock.end_s
-    day = clock.step % len(group.calendar)
-    handle = group.calendar[day]
+    handle = days[clock.step % len(days)]
     while handle != NONE:
         seat = group.seats[handle]
         if seat.request != NONE:
@@ -169,26 +168,36 @@ def end_step(group: Group, log: Log) -> None:
         unlink(group, accounts.entries[handle].rank, handle)
         ledger.finish(accounts, handle)
         handle = after
-    group.calendar[day] = NONE
+    days[clock.step % len(days)] = NONE
     most, total = 0, 0
-    for g in range(len(group.engines)):
+    for g in range(first_rank, first_rank + num_ranks):
         most = max(most, accounts.ranks[g].load_tokens)
         total += accounts.ranks[g].load_tokens
-    row = log.steps[log.num_steps[0]]
+    row = log.steps[clock.row]
     row.refill_max_load_tokens, row.refill_sum_load_tokens = most, total
-    log.num_steps[0] += 1
     clock.step += 1
     clock.in_step = 0
     clock.now_s = clock.end_s
 
 
 @kernel
-def num_requests(group: Group) -> int:
-    """Return how many requests run or wait on the ranks."""
-    total = 0
-    for g in range(len(group.engines)):
-        total += group.accounts.ranks[g].num_running + group.accounts.ranks[g].num_waiting
-    return total
+def note_first_tokens(group: Group, which: int) -> None:
+    """Note when the step under way gives first tokens; its end is known from its beginning."""
+    clock = group.clocks[which]
+    for i in range(clock.num_first):
+        request = group.seats[group.first_handles[i]].request
+        if request != NONE:
+            group.requests[request].first_token_s = clock.end_s
+
+
+@kernel
+def has_work(group: Group, which: int) -> bool:
+    """Tell whether a request runs or waits on the ranks of a clock."""
+    num_ranks = len(group.engines) // len(group.clocks)
+    for g in range(which * num_ranks, (which + 1) * num_ranks):
+        if group.accounts.ranks[g].num_running + group.accounts.ranks[g].num_waiting > 0:
+            return True
+    return False
 
 
 @kernel
@@ -199,6 +208,29 @@ def has_free_slot(group: Group) -> bool:
         if there.num_running + there.num_waiting < group.engines[g].slots:
             return True
     return False
+
+
+@kernel
+def begin_steps(group: Group, cost: StepCost, log: Log) -> bool:
+    """Begin a step wherever none is under way and there is work; False if the log is full."""
+    for which in range(len(group.clocks)):
+        if group.clocks[which].in_step == 0 and has_work(group, which):
+            if log.num_steps[0] == len(log.steps):
+                return False
+            begin_step(group, cost, log, which)
+            note_first_tokens(group, which)
+    return True
+
+
+@kernel
+def first_to_end(group: Group) -> int:
+    """Return the clock whose step is the next to end, or `NONE`."""
+    first = NONE
+    for which in range(len(group.clocks)):
+        clock = group.clocks[which]
+        if clock.in_step == 1 and (first == NONE or clock.end_s < group.clocks[first].end_s):
+            first = which
+    return first
 
 
 @kernel
@@ -217,25 +249,23 @@ def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) 
     Returns
     -------
     int
-        `DUE`: `until_s` lies in the step under way. `BOUNDARY`: a step has just ended, and `pause`
+        `DUE`: `until_s` lies in the steps under way. `BOUNDARY`: a step has just ended, and `pause`
         asks for it or it is `until_s` now. `IDLE`: nothing to run. `LOG_FULL`: give the log more
         rows and call again.
     """
-    clock = group.clock[0]
     while True:
-        if clock.in_step == 1:
-            if clock.end_s > until_s:
-                return DUE
-            end_step(group, log)
-            if clock.now_s == until_s or pause == ALWAYS:
-                return BOUNDARY
-            if pause == WHEN_SLOT_FREE and has_free_slot(group):
-                return BOUNDARY
-        if log.num_steps[0] == len(log.steps):
+        if not begin_steps(group, cost, log):
             return LOG_FULL
-        if num_requests(group) == 0:
+        which = first_to_end(group)
+        if which == NONE:
             return IDLE
-        begin_step(group, cost, log)
+        if group.clocks[which].end_s > until_s:
+            return DUE
+        end_step(group, log, which)
+        if group.clocks[which].now_s == until_s or pause == ALWAYS:
+            return BOUNDARY
+        if pause == WHEN_SLOT_FREE and has_free_slot(group):
+            return BOUNDARY
 
 
 @kernel
@@ -245,10 +275,14 @@ def dispatch(
     ranks: Int64Array,
     prompt_tokens: NDArray[np.int32],
     output_tokens: NDArray[np.int32],
+    now_s: float,
 ) -> None:
-    """Send workload rows `requests` to `ranks`, in order."""
+    """Send workload rows `requests` to `ranks` at `now_s`, in order."""
     for i in range(len(requests)):
         row = requests[i]
+        clock = group.clocks[clock_of(group, ranks[i])]
+        if clock.in_step == 0:  # an idle rank begins its next step no earlier than this
+            clock.now_s = max(clock.now_s, now_s)
         enqueue(group, ranks[i], row, prompt_tokens[row], output_tokens[row])
         group.requests[row].rank = ranks[i]
 

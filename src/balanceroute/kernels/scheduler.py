@@ -52,15 +52,17 @@ ENGINE = np.dtype(
     ]
 )
 
-#: Where the group is in time, shape (1,).
+#: Where ranks that step together are in time, shape (D,): one clock for a group with a barrier,
+#: one for each rank without.
 CLOCK = np.dtype(
     [
         ("now_s", np.float64),  # start of the step under way, else of the next one
         ("end_s", np.float64),  # end of the step under way
         ("step", np.int64),  # steps completed
         ("in_step", np.int64),  # 1 while a step is under way
+        ("row", np.int64),  # where the step under way is logged
         ("num_admitted", np.int64),  # requests of the workload admitted since the start
-        ("num_first", np.int64),  # entries of Group.first_handles in use
+        ("num_first", np.int64),  # entries of Group.first_handles that the step under way uses
     ]
 )
 
@@ -82,10 +84,16 @@ class Group(NamedTuple):
     accounts: Accounts
     engines: RecordArray  # ENGINE, shape (G,)
     seats: RecordArray  # SEAT, shape (capacity,)
-    clock: RecordArray  # CLOCK, shape (1,)
+    clocks: RecordArray  # CLOCK, shape (D,)
     requests: RecordArray  # REQUEST_LOG, shape (N,)
-    calendar: Int64Array  # shape (longest output + 2,): by step, the requests that end with it
+    calendar: Int64Array  # shape (D, longest output + 2): by step, the requests that end with it
     first_handles: Int64Array  # shape (capacity,): requests that get their first token in this step
+
+
+@kernel
+def clock_of(group: Group, rank: int) -> int:
+    """Return the clock that a rank steps by."""
+    return rank * len(group.clocks) // len(group.engines)
 
 
 @kernel
@@ -143,24 +151,24 @@ def unlink(group: Group, rank: int, handle: int) -> None:
 
 
 @kernel
-def mark_due(group: Group, handle: int, due_step: int) -> None:
+def mark_due(group: Group, clock: int, handle: int, due_step: int) -> None:
     """Enter a decoding request in the calendar."""
-    seat, calendar = group.seats[handle], group.calendar
-    day = due_step % len(calendar)
+    seat, days = group.seats[handle], group.calendar[clock]
+    day = due_step % len(days)
     seat.due_step = due_step
     seat.due_prev = NONE
-    seat.due_next = calendar[day]
-    if calendar[day] != NONE:
-        group.seats[calendar[day]].due_prev = handle
-    calendar[day] = handle
+    seat.due_next = days[day]
+    if days[day] != NONE:
+        group.seats[days[day]].due_prev = handle
+    days[day] = handle
 
 
 @kernel
-def unmark_due(group: Group, handle: int) -> None:
+def unmark_due(group: Group, clock: int, handle: int) -> None:
     """Strike a request out of the calendar."""
-    seat = group.seats[handle]
+    seat, days = group.seats[handle], group.calendar[clock]
     if seat.due_prev == NONE:
-        group.calendar[seat.due_step % len(group.calendar)] = seat.due_next
+        days[seat.due_step % len(days)] = seat.due_next
     else:
         group.seats[seat.due_prev].due_next = seat.due_next
     if seat.due_next != NONE:
@@ -170,13 +178,14 @@ def unmark_due(group: Group, handle: int) -> None:
 @kernel
 def compute_prompt(group: Group, rank: int, handle: int, num_tokens: int) -> None:
     """Prefill `num_tokens` of a request; with its last one it decodes from this step on."""
-    seat, clock = group.seats[handle], group.clock[0]
+    seat, clock = group.seats[handle], group.clocks[clock_of(group, rank)]
     ledger.prefill(group.accounts, handle, num_tokens)
     group.engines[rank].prefilled_tokens += num_tokens
     if group.accounts.entries[handle].state != ledger.DECODING:
         return
     group.engines[rank].prefill_head = seat.next
-    mark_due(group, handle, clock.step + seat.target_tokens - seat.generated_tokens - 1)
+    due_step = clock.step + seat.target_tokens - seat.generated_tokens - 1
+    mark_due(group, clock_of(group, rank), handle, due_step)
     if seat.generated_tokens == 0:
         group.first_handles[clock.num_first] = handle
         clock.num_first += 1
@@ -189,7 +198,7 @@ def preempt_last(group: Group, rank: int) -> None:
     handle = engine.run_tail
     seat, entry = group.seats[handle], accounts.entries[handle]
     if entry.state == ledger.DECODING:
-        unmark_due(group, handle)
+        unmark_due(group, clock_of(group, rank), handle)
         seat.generated_tokens = ledger.resident_tokens(accounts, handle) - entry.prompt_tokens
     unlink(group, rank, handle)
     ledger.preempt(accounts, handle)
@@ -244,7 +253,8 @@ def schedule_rank(group: Group, rank: int, budget_tokens: int) -> None:
         handle = dequeue(group, rank)
         request = group.seats[handle].request
         if request != NONE and np.isnan(group.requests[request].admitted_s):
-            group.requests[request].admitted_s = group.clock[0].now_s
-            group.clock[0].num_admitted += 1
+            clock = group.clocks[clock_of(group, rank)]
+            group.requests[request].admitted_s = clock.now_s
+            clock.num_admitted += 1
         compute_prompt(group, rank, handle, chunk)
         budget -= chunk

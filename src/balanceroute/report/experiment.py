@@ -219,6 +219,7 @@ class Experiment:
                 prefill_s_per_token=config.prefill_s_per_token if prefills else None,
                 warmup_steps=config.warmup_steps,
                 rank_speeds=config.rank_speeds or None,
+                barrier=config.has_barrier,
             ),
             runs=tuple(runs),
         )

@@ -114,6 +114,9 @@ class SimConfig:
         KV tokens each rank can hold; None for no limit.
     rank_speeds : tuple of float
         Speed of each rank relative to the nominal one, in (0, 1]; empty for equal ranks.
+    has_barrier : bool
+        Whether a step ends for all ranks when the slowest is done. False: independent ranks, as
+        those of a dense model without tensor parallelism across them.
     prefill_budget_tokens : int or None
         Tokens a rank may compute in a step, where ranks prefill too; None for decode-only ranks.
     prefill_s_per_token : float
@@ -138,6 +141,7 @@ class SimConfig:
     num_slots: int = 72
     kv_tokens: int | None = None
     rank_speeds: tuple[float, ...] = ()
+    has_barrier: bool = True
     prefill_budget_tokens: int | None = None
     prefill_s_per_token: float = 0.0
     arrivals: Arrivals = "saturated"

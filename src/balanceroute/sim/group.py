@@ -43,8 +43,10 @@ class SimGroup:
             config.prefill_budget_tokens or NO_BUDGET,
         )
         self._engines = _idle_engines(config)
-        self._clock = np.zeros(1, CLOCK)
-        self._calendar = np.full(int(workload.output_tokens.max()) + 2, NONE, np.int64)
+        num_clocks = 1 if config.has_barrier else num_ranks
+        self._clocks = np.zeros(num_clocks, CLOCK)
+        num_days = int(workload.output_tokens.max()) + 2
+        self._calendar = np.full((num_clocks, num_days), NONE, np.int64)
         self._seats = np.zeros(capacity, SEAT)
         self._first_handles = np.zeros(capacity, np.int64)
         self._requests = np.zeros(workload.num_requests, REQUEST_LOG)
@@ -73,27 +75,28 @@ class SimGroup:
 
     @property
     def now_s(self) -> float:
-        """Return the start of the step under way, or of the next one."""
-        return float(self._clock["now_s"][0])
+        """Return when the last step ended, while some rank is between two steps."""
+        return float(self._clocks["now_s"][self._clocks["in_step"] == 0].max())
 
     @property
     def end_s(self) -> float:
-        """Return the end of the step under way, or of the last one."""
-        return float(self._clock["end_s"][0])
+        """Return when the first of the steps under way ends; 0 if there is none."""
+        ends_s = self._clocks["end_s"][self._clocks["in_step"] == 1]
+        return float(ends_s.min()) if len(ends_s) > 0 else 0.0
 
     @property
     def is_at_boundary(self) -> bool:
-        """Tell whether no step is under way."""
-        return int(self._clock["in_step"][0]) == 0
+        """Tell whether some rank, with a barrier every rank, is between two steps."""
+        return not self._clocks["in_step"].all()
 
     @property
     def num_admitted(self) -> int:
         """Return how many requests of the workload have started so far."""
-        return int(self._clock["num_admitted"][0])
+        return int(self._clocks["num_admitted"].sum())
 
     def wait_until(self, now_s: float) -> None:
-        """Let an idle group's clock jump to `now_s`."""
-        self._clock["now_s"][0] = now_s
+        """Let an idle group's clocks jump to `now_s`."""
+        self._clocks["now_s"] = now_s
 
     def advance(self, until_s: float, pause: int) -> int:
         """Run steps; see `balanceroute.kernels.lockstep.advance`."""
@@ -104,11 +107,11 @@ class SimGroup:
             steps = _widen(self._log.steps, 2 * len(self._log.steps))
             self._log = self._log._replace(steps=steps)
 
-    def dispatch(self, requests: Int64Array, ranks: Int64Array) -> None:
-        """Send rows of the workload to ranks, in order."""
+    def dispatch(self, requests: Int64Array, ranks: Int64Array, now_s: float) -> None:
+        """Send rows of the workload to ranks at `now_s`, in order."""
         self._reserve(len(requests))
         prompts, outputs = self._workload.prompt_tokens, self._workload.output_tokens
-        lockstep.dispatch(self._group, requests, ranks, prompts, outputs)
+        lockstep.dispatch(self._group, requests, ranks, prompts, outputs, now_s)
 
     def fill(self, rows: Int64Array, ranks: Int64Array, ages: Int64Array) -> None:
         """Start copies of workload rows on ranks as if they had been running for a while."""
@@ -148,7 +151,7 @@ class SimGroup:
             self.ledger.accounts,
             self._engines,
             self._seats,
-            self._clock,
+            self._clocks,
             self._requests,
             self._calendar,
             self._first_handles,

@@ -123,7 +123,7 @@ class _Run:
         return RunRecords(
             policy=label,
             seed=seed,
-            num_ranks=self._config.num_ranks,
+            num_ranks=self._config.num_ranks if self._config.has_barrier else 1,
             binding=self._binding,
             steps=self._group.step_records(),
             requests=self._group.request_records(self._arrival_s),
@@ -237,7 +237,7 @@ class _Run:
         if len(requests) == 0:
             return
         self._observer.note_sends(ranks, waiting_requests.prompt_tokens[requests])
-        self._group.dispatch(self._pool.take(requests), ranks)
+        self._group.dispatch(self._pool.take(requests), ranks, self._now_s)
 
     def _note_warmth(self) -> None:
         num_slots = self._config.num_ranks * self._config.num_slots
