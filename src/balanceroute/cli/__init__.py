@@ -6,7 +6,6 @@ Nothing heavy is imported here: NumPy, Numba and pyarrow load inside the command
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -14,6 +13,7 @@ import typer
 
 from balanceroute import __version__
 from balanceroute.cli import policies, simulate, trace
+from balanceroute.cli.output import abandon_stdout
 from balanceroute.errors import BalanceRouteError
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ def main() -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (as `| head` does); there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -21,9 +22,20 @@ def print_bytes(data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        abandon_stdout()
         raise OutputError(
             f"standard output cannot be written: {error.strerror}; write it elsewhere"
         ) from error
+
+
+def print_text(text: str) -> None:
+    """Print a line, or several."""
+    print_bytes(text.encode(sys.stdout.encoding or "utf-8", errors="replace"))
+
+
+def abandon_stdout() -> None:
+    """Let what is still buffered go nowhere; the interpreter would fail over it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_rich(*parts: RenderableType) -> None:
@@ -35,4 +47,4 @@ def print_rich(*parts: RenderableType) -> None:
     console = Console(file=page, force_terminal=sys.stdout.isatty(), width=width)
     for part in parts:
         console.print(part, highlight=False)
-    print_bytes(page.getvalue().encode(sys.stdout.encoding or "utf-8", errors="replace"))
+    print_text(page.getvalue())

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from balanceroute.cli.progress import progress_bar
 from balanceroute.errors import ConfigError
 
 if TYPE_CHECKING:
     from balanceroute.report.digest import RunDigest
-    from balanceroute.report.experiment import Progress
     from balanceroute.report.result import SimulationResult
 
 DEFAULT_POLICIES = ("vllm", "round_robin", "br_0")
-PROGRESS_DELAY_S = 1.0  # what is done sooner shows no bar
 
 
 def option(help_text: str, *names: str, **settings: Any) -> Any:
@@ -129,34 +127,6 @@ def publish(
     notes = [f"note: {note}" for note in result.workload.notes]
     written = [] if out is None else [f"\nreport: {out / 'report.html'}"]
     print_rich(*notes, render_table(result), "", judge(result).text, *written)
-
-
-@contextmanager
-def progress_bar() -> Iterator[Progress]:
-    """Show what is being done and when it will be over, once it has taken a second."""
-    import time
-
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("", total=1.0)
-    began_s = time.monotonic()
-
-    def show(what: str, done: float) -> None:
-        if not bar.live.is_started and time.monotonic() - began_s > PROGRESS_DELAY_S:
-            bar.start()
-        if done < bar.tasks[task].completed:
-            bar.reset(task)
-        bar.update(task, description=what, completed=done)
-
-    try:
-        yield show
-    finally:
-        if bar.live.is_started:
-            bar.stop()
 
 
 def _parse_speeds(text: str | None) -> tuple[float, ...]:

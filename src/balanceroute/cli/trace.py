@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from balanceroute.cli.output import print_rich, print_text
+from balanceroute.cli.progress import progress_bar
 from balanceroute.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from balanceroute.workload.stats import LengthStats, TraceStats
 
 # NumPy, pyarrow and Rich are imported inside the commands, so that --help stays instant.
-
-PROGRESS_DELAY_S = 1.0  # what is done sooner shows no bar
 
 app = typer.Typer(no_args_is_help=True, help="Look at, list, download and convert request traces.")
 
@@ -84,7 +83,7 @@ def list_traces(as_json: Json = False) -> None:
         return
     rows = [(p["name"], p["summary"], p["licence"]) for p in presets]
     _print_table("Presets (need no file)", ("name", "what", "licence"), rows)
-    typer.echo()
+    print_text("")
     public = [
         (t.name, f"{t.num_requests:,}", f"{t.num_bytes / 1e6:,.1f}", t.licence)
         for t in PUBLIC_TRACES.values()
@@ -110,10 +109,13 @@ def download(
         raise ConfigError(
             f"no public trace is called {name!r}; there are {', '.join(PUBLIC_TRACES)}"
         )
-    with _bar(f"Downloading {trace.file_name}", total=trace.num_bytes, is_bytes=True) as update:
-        path = fetch(trace, out, url=url, on_bytes=lambda have, _: update(have))
-    typer.echo(f"{path}: {trace.num_requests:,} requests, {trace.licence}")
-    typer.echo(f"Please cite {trace.citation}.")
+    what = f"Downloading {trace.file_name}"
+    with progress_bar(is_bytes=True) as show:
+        path = fetch(
+            trace, out, url=url, on_bytes=lambda have, _: show(what, have, trace.num_bytes)
+        )
+    print_text(f"{path}: {trace.num_requests:,} requests, {trace.licence}")
+    print_text(f"Please cite {trace.citation}.")
 
 
 @app.command()
@@ -130,9 +132,9 @@ def convert(
 
     workload = _load(source, trace_format, requests, seed, sort=sort)
     write_trace(workload, out)
-    typer.echo(f"{out}: {workload.num_requests:,} requests")
+    print_text(f"{out}: {workload.num_requests:,} requests")
     for note in workload.notes:
-        typer.echo(note)
+        print_text(note)
 
 
 def _load(
@@ -140,52 +142,19 @@ def _load(
 ) -> Workload:
     from balanceroute.workload.source import load
 
-    with _bar(f"Reading {Path(source).name}", total=1.0) as update:
+    with progress_bar() as show:
         return load(
             source,
             format_name=trace_format,
             num_requests=requests,
             seed=seed,
             sort=sort,
-            on_progress=update,
+            on_progress=partial(show, f"Reading {Path(source).name}"),
         )
 
 
-@contextmanager
-def _bar(title: str, *, total: float, is_bytes: bool = False) -> Iterator[Callable[[float], None]]:
-    """Give a function that moves a bar on stderr, which appears after a second."""
-    import time
-
-    from rich import progress
-    from rich.console import Console
-
-    columns: list[progress.ProgressColumn] = [
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(bar_width=20),
-        progress.TaskProgressColumn(),
-    ]
-    if is_bytes:
-        columns.append(progress.TransferSpeedColumn())
-    columns.append(progress.TimeRemainingColumn())
-    bar = progress.Progress(
-        *columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    )
-    task = bar.add_task(title, total=total)
-    began_s = time.monotonic()
-
-    def update(completed: float) -> None:
-        bar.update(task, completed=completed)
-        if not bar.live.is_started and time.monotonic() - began_s > PROGRESS_DELAY_S:
-            bar.start()
-
-    try:
-        yield update
-    finally:
-        bar.stop()
-
-
 def _print_stats(workload: Workload, figures: TraceStats) -> None:
-    typer.echo(f"{workload.name}: {figures.num_requests:,} requests")
+    print_text(f"{workload.name}: {figures.num_requests:,} requests")
     header = ("tokens", "mean", "p50", "p90", "p99", "max")
     lengths = (("prompt", figures.prompt_tokens), ("output", figures.output_tokens))
     _print_table(None, header, [_length_row(name, length) for name, length in lengths])
@@ -204,9 +173,9 @@ def _print_stats(workload: Workload, figures: TraceStats) -> None:
         ("correlation of prompt and output", _figure(figures.correlation, "z.2f")),
     ]
     for label, value in lines:
-        typer.echo(f"{label:<41}{value}")
+        print_text(f"{label:<41}{value}")
     for note in workload.notes:
-        typer.echo(f"note: {note}")
+        print_text(f"note: {note}")
 
 
 def _length_row(name: str, length: LengthStats) -> tuple[str, ...]:
@@ -220,7 +189,6 @@ def _figure(value: float | None, spec: str, unit: str = "") -> str:
 
 def _print_table(title: str | None, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
@@ -229,10 +197,10 @@ def _print_table(title: str | None, header: Sequence[str], rows: Sequence[Sequen
         table.add_column(name, justify="right" if is_number else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table)
+    print_rich(table)
 
 
 def _print_json(document: dict[str, Any]) -> None:
     import json
 
-    typer.echo(json.dumps(document, indent=2))
+    print_text(json.dumps(document, indent=2))
