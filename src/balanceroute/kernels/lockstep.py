@@ -1,4 +1,4 @@
-"""A group of ranks that meet at a barrier at the end of every step, and what it logs."""
+"""Ranks that step: all together, with a barrier at the end of each step, or each by itself."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from balanceroute.kernels import ledger
 from balanceroute.kernels.jit import kernel
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 from balanceroute.kernels.load import USAGE_EXPONENT, rank_work_s
+from balanceroute.kernels.logs import Log, sample_loads
 from balanceroute.kernels.scheduler import (
     NONE,
     Group,
@@ -38,65 +39,6 @@ class StepCost(NamedTuple):
     kappa0_tokens: float
     prefill_s_per_token: float
     budget_tokens: int
-
-
-#: What each step leaves behind: the columns of `balanceroute.types.StepRecords`.
-STEP_LOG = np.dtype(
-    [
-        ("start_s", np.float64),
-        ("duration_s", np.float64),
-        ("max_load_tokens", np.int64),
-        ("min_load_tokens", np.int64),
-        ("sum_load_tokens", np.int64),
-        ("refill_max_load_tokens", np.int64),
-        ("refill_sum_load_tokens", np.int64),
-        ("max_work_s", np.float64),
-        ("mean_work_s", np.float64),
-        ("sum_usage_pow", np.float64),
-        ("num_tokens", np.int64),
-        ("num_running", np.int64),
-        ("num_waiting", np.int64),
-    ]
-)
-
-
-class SampleLog(NamedTuple):
-    """Loads per rank at every `stride`-th step; thinned by two whenever it is full."""
-
-    time_s: Float64Array  # shape (capacity,)
-    load_tokens: Int64Array  # shape (capacity, G)
-    size: Int64Array  # shape (1,)
-    stride: Int64Array  # shape (1,)
-
-
-class Log(NamedTuple):
-    """What a group writes as it runs."""
-
-    steps: RecordArray  # STEP_LOG, shape (capacity,)
-    num_steps: Int64Array  # shape (1,), rows in use
-    samples: SampleLog
-
-
-@kernel
-def sample_loads(group: Group, samples: SampleLog, step: int, now_s: float) -> None:
-    """Note every rank's load if this step of the log is one to be sampled."""
-    if step % samples.stride[0] != 0:
-        return
-    if samples.size[0] == len(samples.time_s):
-        kept = (samples.size[0] + 1) // 2
-        for row in range(kept):
-            samples.time_s[row] = samples.time_s[2 * row]
-            for g in range(len(group.engines)):
-                samples.load_tokens[row, g] = samples.load_tokens[2 * row, g]
-        samples.size[0] = kept
-        samples.stride[0] *= 2
-        if step % samples.stride[0] != 0:
-            return
-    row = samples.size[0]
-    samples.time_s[row] = now_s
-    for g in range(len(group.engines)):
-        samples.load_tokens[row, g] = group.accounts.ranks[g].load_tokens
-    samples.size[0] += 1
 
 
 @kernel

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from balanceroute.kernels.fscore import f_score
@@ -9,6 +11,16 @@ from balanceroute.kernels.jit import kernel
 from balanceroute.kernels.ledger import Int64Array
 
 ENUMERATION_LIMIT = 4  # requests; larger windows go through reachable sums
+NONE = -1
+
+
+class Sums(NamedTuple):
+    """Sums of tokens that sets of requests reach, one a row; row 0 is the empty set."""
+
+    total: Int64Array  # tokens
+    num_items: Int64Array  # requests in the set
+    item: Int64Array  # the youngest of them
+    rest: Int64Array  # row of the set without it
 
 
 @kernel
@@ -80,80 +92,107 @@ def best_subset_by_sums(
     >>> best_subset_by_sums(np.array([700, 400, 500, 90]), 1000, 4, 10**9, 8)
     array([1, 2, 3])
     """
-    # States: a sum, the requests in it, its last request, and the state before that one.
-    total = np.zeros(64, np.int64)
-    count = np.zeros(64, np.int64)
-    item = np.full(64, -1)
-    parent = np.full(64, -1)
-    num_states = 1
-    by_sum = np.zeros(1, np.int64)  # states with different sums, ascending
-    beyond_total, beyond_parent, beyond_item = -1, -1, -1
+    sums, num_sums = room_for_sums(64), 1
+    by_total = np.zeros(1, np.int64)  # rows with different totals, ascending
+    beyond, beyond_item = NONE, NONE  # the row and the request that make the smallest sum beyond
     for i in range(len(sizes)):
-        if num_states + len(by_sum) > len(total):
-            room = 2 * (num_states + len(by_sum))
-            total, count = widen(total, room), widen(count, room)
-            item, parent = widen(item, room), widen(parent, room)
-        merged = np.empty(2 * len(by_sum), np.int64)
-        num_merged, read = 0, 0
-        for k in range(len(by_sum)):
-            old = by_sum[k]
-            reached = total[old] + sizes[i]
-            if count[old] == max_requests or reached > limit:
-                continue
-            if reached > margin:
-                if beyond_total < 0 or reached < beyond_total:
-                    beyond_total, beyond_parent, beyond_item = reached, old, i
-                break  # later sums are larger still
-            while read < len(by_sum) and total[by_sum[read]] < reached:
-                merged[num_merged] = by_sum[read]
-                num_merged += 1
-                read += 1
-            if read < len(by_sum) and total[by_sum[read]] == reached:
-                if count[by_sum[read]] <= count[old] + 1:
-                    continue
-                read += 1
-            total[num_states], count[num_states] = reached, count[old] + 1
-            item[num_states], parent[num_states] = i, old
-            merged[num_merged] = num_states
-            num_merged += 1
-            num_states += 1
-        while read < len(by_sum):
-            merged[num_merged] = by_sum[read]
-            num_merged += 1
-            read += 1
-        by_sum = merged[:num_merged].copy()
-    state, extra = by_sum[-1], -1
-    if beyond_total >= 0 and (
-        state == 0
-        or f_score(beyond_total, margin, num_ranks) > f_score(total[state], margin, num_ranks)
-    ):
-        state, extra = beyond_parent, beyond_item
-    return trace_back(state, extra, item, parent)
+        if num_sums + len(by_total) > len(sums.total):
+            sums = widen(sums, 2 * (num_sums + len(by_total)))
+        row = first_beyond(sums, by_total, sizes[i], margin, max_requests)
+        if row != NONE and sums.total[row] + sizes[i] <= limit:
+            reached = sums.total[row] + sizes[i]
+            if beyond == NONE or reached < sums.total[beyond] + sizes[beyond_item]:
+                beyond, beyond_item = row, i
+        most = min(margin, limit)
+        by_total, num_sums = add_request(sums, num_sums, by_total, i, sizes[i], max_requests, most)
+    best = by_total[-1]
+    if beyond == NONE:
+        return trace_back(sums, best, NONE)
+    f_within = f_score(sums.total[best], margin, num_ranks)
+    f_beyond = f_score(sums.total[beyond] + sizes[beyond_item], margin, num_ranks)
+    if best == 0 or f_beyond > f_within:
+        return trace_back(sums, beyond, beyond_item)
+    return trace_back(sums, best, NONE)
 
 
 @kernel
-def widen(column: Int64Array, room: int) -> Int64Array:
-    """Return a copy of `column` with `room` rows."""
-    wider = np.empty(room, np.int64)
-    for i in range(len(column)):
-        wider[i] = column[i]
+def room_for_sums(num_rows: int) -> Sums:
+    """Return a table whose row 0 is the empty set."""
+    nothing, none = np.zeros(num_rows, np.int64), np.empty(num_rows, np.int64)
+    for row in range(num_rows):
+        none[row] = NONE
+    return Sums(nothing, nothing.copy(), none, none.copy())
+
+
+@kernel
+def widen(sums: Sums, num_rows: int) -> Sums:
+    """Return a copy with `num_rows` rows."""
+    wider = room_for_sums(num_rows)
+    for row in range(len(sums.total)):
+        wider.total[row], wider.num_items[row] = sums.total[row], sums.num_items[row]
+        wider.item[row], wider.rest[row] = sums.item[row], sums.rest[row]
     return wider
 
 
 @kernel
-def trace_back(state: int, extra: int, item: Int64Array, parent: Int64Array) -> Int64Array:
-    """Return the requests of a state, and `extra` if that is one, ascending."""
-    num_items = int(extra >= 0)
-    walk = state
-    while item[walk] >= 0:
-        num_items += 1
-        walk = parent[walk]
+def first_beyond(
+    sums: Sums, by_total: Int64Array, size: int, margin: int, max_requests: int
+) -> int:
+    """Return the row with the smallest total that `size` lifts beyond the margin, or `NONE`."""
+    for row in by_total:
+        if sums.num_items[row] < max_requests and sums.total[row] + size > margin:
+            return row
+    return NONE
+
+
+@kernel
+def add_request(
+    sums: Sums,
+    num_sums: int,
+    by_total: Int64Array,
+    item: int,
+    size: int,
+    max_requests: int,
+    most: int,
+) -> tuple[Int64Array, int]:
+    """Add the sums up to `most` that one more request makes; return rows in order, and how many.
+
+    Of two sets with the same total, the one with fewer requests stays.
+    """
+    merged, num_merged, read = np.empty(2 * len(by_total), np.int64), 0, 0
+    for old in by_total:
+        reached = sums.total[old] + size
+        if reached > most:
+            break  # later totals are larger still
+        if sums.num_items[old] == max_requests:
+            continue
+        while read < len(by_total) and sums.total[by_total[read]] < reached:
+            merged[num_merged] = by_total[read]
+            num_merged, read = num_merged + 1, read + 1
+        if read < len(by_total) and sums.total[by_total[read]] == reached:
+            if sums.num_items[by_total[read]] <= sums.num_items[old] + 1:
+                continue
+            read += 1
+        sums.total[num_sums], sums.num_items[num_sums] = reached, sums.num_items[old] + 1
+        sums.item[num_sums], sums.rest[num_sums] = item, old
+        merged[num_merged] = num_sums
+        num_merged, num_sums = num_merged + 1, num_sums + 1
+    for left in range(read, len(by_total)):
+        merged[num_merged] = by_total[left]
+        num_merged += 1
+    return merged[:num_merged].copy(), num_sums
+
+
+@kernel
+def trace_back(sums: Sums, row: int, extra: int) -> Int64Array:
+    """Return the requests of a row, and `extra` if that is one, ascending."""
+    num_items = sums.num_items[row] + (extra != NONE)
     chosen = np.empty(num_items, np.int64)
-    if extra >= 0:
+    if extra != NONE:
         num_items -= 1
         chosen[num_items] = extra
-    while item[state] >= 0:
+    while row != 0:
         num_items -= 1
-        chosen[num_items] = item[state]
-        state = parent[state]
+        chosen[num_items] = sums.item[row]
+        row = sums.rest[row]
     return chosen

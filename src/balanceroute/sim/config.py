@@ -152,6 +152,16 @@ class SimConfig:
     staleness_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self._check_counts()
+        _require_range("staleness", self.staleness_s, 0.0)
+        _require_range("prefill-time", self.prefill_s_per_token, 0.0)
+        _require_choice("arrivals", self.arrivals, get_args(Arrivals))
+        _require_choice("binding", self.binding, (*get_args(BindingChoice), None))
+        _require_choice("start", self.start, (*get_args(Start), None))
+        self._check_speeds()
+        self._check_prefill()
+
+    def _check_counts(self) -> None:
         at_least_one = {
             "ranks": self.num_ranks,
             "slots": self.num_slots,
@@ -171,11 +181,8 @@ class SimConfig:
             )
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ConfigError(f"--warmup-steps must be at least 0, got {self.warmup_steps}")
-        _require_range("staleness", self.staleness_s, 0.0)
-        _require_range("prefill-time", self.prefill_s_per_token, 0.0)
-        _require_choice("arrivals", self.arrivals, get_args(Arrivals))
-        _require_choice("binding", self.binding, (*get_args(BindingChoice), None))
-        _require_choice("start", self.start, (*get_args(Start), None))
+
+    def _check_speeds(self) -> None:
         if self.rank_speeds and len(self.rank_speeds) != self.num_ranks:
             raise ConfigError(
                 f"--rank-speeds names {len(self.rank_speeds)} ranks, but there are {self.num_ranks}"
@@ -186,6 +193,8 @@ class SimConfig:
                     f"--rank-speeds are relative to the fastest rank, above 0 and at most 1; "
                     f"got {speed:g}"
                 )
+
+    def _check_prefill(self) -> None:
         budget = self.prefill_budget_tokens
         if budget is not None and budget < self.num_slots:
             raise ConfigError(

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.kernels import lockstep
 from balanceroute.kernels.ledger import Int64Array, RecordArray
-from balanceroute.kernels.lockstep import STEP_LOG, Log, SampleLog, StepCost
+from balanceroute.kernels.lockstep import StepCost
+from balanceroute.kernels.logs import STEP_LOG, Log, SampleLog
 from balanceroute.kernels.scheduler import CLOCK, ENGINE, NONE, REQUEST_LOG, SEAT, Group
 from balanceroute.sim.config import SimConfig
 from balanceroute.types import LoadSamples, RequestRecords, StepRecords, Workload
