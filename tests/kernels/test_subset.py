@@ -48,7 +48,7 @@ def test_sets_worked_by_hand(
     mask = best_subset_by_enumeration(sized(sizes), margin, most, limit, 8)
     assert expected == indices(mask, len(sizes))
     assert expected == best_subset_by_sums(sized(sizes), margin, most, limit, 8).tolist()
-    assert expected == best_subset(sized(sizes), margin, most, limit, 8).tolist()
+    assert expected == best_subset(sized(sizes), margin, most, limit, 8, True).tolist()
 
 
 @settings(max_examples=300)

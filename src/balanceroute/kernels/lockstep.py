@@ -225,7 +225,8 @@ def dispatch(
         clock = group.clocks[clock_of(group, ranks[i])]
         if clock.in_step == 0:  # an idle rank begins its next step no earlier than this
             clock.now_s = max(clock.now_s, now_s)
-        enqueue(group, ranks[i], row, prompt_tokens[row], output_tokens[row])
+        prompt, output = int(prompt_tokens[row]), int(output_tokens[row])
+        enqueue(group, ranks[i], row, prompt, output)
         group.requests[row].rank = ranks[i]
 
 
@@ -242,11 +243,13 @@ def fill(
     Requests that a rank has no KV tokens for are left out. None of them is in anybody's log.
     """
     for i in range(len(ranks)):
-        rank, resident = ranks[i], prompt_tokens[i] + age_tokens[i]
+        # As int64, so that Numba does not compile the scheduler once more for int32.
+        rank, prompt = ranks[i], int(prompt_tokens[i])
+        resident = prompt + age_tokens[i]
         if group.accounts.ranks[rank].load_tokens + resident > group.engines[rank].kv_tokens:
             continue
-        enqueue(group, rank, NONE, prompt_tokens[i], output_tokens[i])
+        enqueue(group, rank, NONE, prompt, int(output_tokens[i]))
         handle = dequeue(group, rank)
         group.seats[handle].generated_tokens = age_tokens[i]
-        compute_prompt(group, rank, handle, prompt_tokens[i])
+        compute_prompt(group, rank, handle, prompt)
         ledger.grow(group.accounts, handle, age_tokens[i])

@@ -10,6 +10,7 @@ from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
 from balanceroute.kernels.br0 import plan_singles, plan_subsets
 from balanceroute.kernels.ledger import Int64Array
+from balanceroute.kernels.subset import ENUMERATION_LIMIT
 from balanceroute.kernels.window import AGE_BITS
 from balanceroute.policies.base import Binding, Plan
 from balanceroute.policies.classic import LeastTokens
@@ -91,7 +92,10 @@ class Br0:
             keys = sorted_keys(prompts)
             singles = plan_singles(load, sends, free_kv, keys, True, self._s_greedy, first_rank)
             is_taken[singles[0]] = 1
-        subsets = plan_subsets(load, sends, free_kv, prompts, is_taken, self._r_max, first_rank)
+        is_wide = True if self._r_max > ENUMERATION_LIMIT else None
+        subsets = plan_subsets(
+            load, sends, free_kv, prompts, is_taken, self._r_max, first_rank, is_wide
+        )
         if singles is None:
             return Plan(*subsets)
         requests, ranks = (np.concatenate(parts) for parts in zip(singles, subsets, strict=True))
