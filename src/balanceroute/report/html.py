@@ -70,6 +70,7 @@ def build_page(
         {
             "title": f"{result.workload.name} on {count_ranks(result.group)}",
             "group": describe_group(result.group),
+            "has_barrier": result.group.barrier,
             "verdict": judge(result),
             "columns": COLUMNS,
             "rows": _rows(COLUMNS, policies),
