@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -35,11 +35,12 @@ def progress_bar(*, is_bytes: bool = False) -> Iterator[Show]:
         *columns, console=console, transient=True, disable=not console.is_terminal
     )
     task = bar.add_task("", total=1.0)
-    began_s = time.monotonic()
+    # By a timer, because the first compilation takes seconds during which nobody calls `show`.
+    curtain = threading.Timer(DELAY_S, bar.start)
+    curtain.daemon = True
+    curtain.start()
 
     def show(what: str, done: float, total: float = 1.0) -> None:
-        if not bar.live.is_started and time.monotonic() - began_s > DELAY_S:
-            bar.start()
         if done < bar.tasks[task].completed:
             bar.reset(task)
         bar.update(task, description=what, completed=done, total=total)
@@ -47,5 +48,7 @@ def progress_bar(*, is_bytes: bool = False) -> Iterator[Show]:
     try:
         yield show
     finally:
+        curtain.cancel()
+        curtain.join()
         if bar.live.is_started:  # stopping one that never started would print an empty line
             bar.stop()
