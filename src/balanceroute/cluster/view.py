@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS
-from balanceroute.kernels.ledger import Int64Array
+from balanceroute.kernels.ledger import Int64Array, RecordArray
 
 NO_LIMIT = 1 << 31  # sends per rank under immediate binding: the rank's own queue takes them all
 
@@ -53,6 +53,40 @@ class GroupView:
     num_waiting_reqs: Int64Array
     num_inflight_reqs: Int64Array
 
+    @staticmethod
+    def of_accounts(
+        seen: RecordArray,
+        actual: RecordArray,
+        *,
+        now_s: float,
+        is_immediate: bool,
+        num_slots: Int64Array,
+        kv_capacity_tokens: Int64Array,
+    ) -> GroupView:
+        """Return the view that a ledger's accounts give.
+
+        Parameters
+        ----------
+        seen, actual : RANK_ACCOUNT array, shape (G,)
+            The accounts as the router was last told, and as they are: requests in flight are
+            counted from the latter. The same array twice if nothing is stale.
+        now_s, is_immediate, num_slots, kv_capacity_tokens
+            As the attributes.
+        """
+        return GroupView(
+            now_s=now_s,
+            is_immediate=is_immediate,
+            num_slots=num_slots,
+            kv_capacity_tokens=kv_capacity_tokens,
+            load_tokens=seen["load_tokens"],
+            due_tokens=seen["due_tokens"],
+            resident_prompt_tokens=seen["prompt_tokens"],
+            generated_tokens=seen["generated_tokens"],
+            num_running_reqs=seen["num_running"],
+            num_waiting_reqs=seen["num_waiting"],
+            num_inflight_reqs=actual["num_running"] + actual["num_waiting"],
+        )
+
     @property
     def num_ranks(self) -> int:
         """Return G."""
@@ -94,6 +128,12 @@ class GroupView:
         """Return the fraction of each rank's KV tokens in use, in [0, 1]."""
         usage: NDArray[np.float64] = self.load_tokens / self.kv_capacity_tokens
         return usage
+
+
+def add_sends(seen: RecordArray, ranks: Int64Array, prompt_tokens: Int64Array) -> None:
+    """Count requests just sent as queued in accounts that will not show them for a while."""
+    np.add.at(seen["num_waiting"], ranks, 1)
+    np.add.at(seen["due_tokens"], ranks, prompt_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,8 +23,6 @@ from balanceroute.kernels.scheduler import (
     unlink,
 )
 
-Float64Array = NDArray[np.float64]
-
 # Why `advance` came back.
 DUE, BOUNDARY, IDLE, LOG_FULL = 0, 1, 2, 3
 # Between which steps it is to come back.

@@ -42,8 +42,7 @@ ENGINE = np.dtype(
         ("slots", np.int64),
         ("kv_tokens", np.int64),
         ("speed", np.float64),  # relative to the nominal one
-        ("run_head", np.int64),  # in order of admission
-        ("run_tail", np.int64),
+        ("run_tail", np.int64),  # the request admitted last
         ("prefill_head", np.int64),  # the first running request that still prefills
         ("wait_head", np.int64),
         ("wait_tail", np.int64),
@@ -122,9 +121,7 @@ def dequeue(group: Group, rank: int) -> int:
     engine.wait_head = seat.next
     seat.next = NONE
     seat.prev = engine.run_tail
-    if engine.run_tail == NONE:
-        engine.run_head = handle
-    else:
+    if engine.run_tail != NONE:
         group.seats[engine.run_tail].next = handle
     engine.run_tail = handle
     if engine.prefill_head == NONE:
@@ -138,9 +135,7 @@ def unlink(group: Group, rank: int, handle: int) -> None:
     """Take a request out of its rank's running list."""
     engine = group.engines[rank]
     before, after = group.seats[handle].prev, group.seats[handle].next
-    if before == NONE:
-        engine.run_head = after
-    else:
+    if before != NONE:
         group.seats[before].next = after
     if after == NONE:
         engine.run_tail = before

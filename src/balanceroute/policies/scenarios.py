@@ -8,7 +8,7 @@ import numpy as np
 
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.pool import Pool
-from balanceroute.cluster.view import GroupView
+from balanceroute.cluster.view import GroupView, add_sends
 from balanceroute.kernels.ledger import Int64Array
 
 ROUND_S = 0.03  # between two plans; a load snapshot of 100 ms then serves several of them
@@ -122,19 +122,13 @@ class ToyGroup:
         """Return what the router knows."""
         if self._round % self._scenario.refresh_rounds == 0:
             self._seen = self._ledger.ranks.copy()
-        actual, seen = self._ledger.ranks, self._seen
-        return GroupView(
+        return GroupView.of_accounts(
+            self._seen,
+            self._ledger.ranks,
             now_s=self.now_s,
             is_immediate=self._is_immediate,
             num_slots=self._num_slots(),
-            kv_capacity_tokens=np.full(len(actual), self._scenario.kv_tokens),
-            load_tokens=seen["load_tokens"],
-            due_tokens=seen["due_tokens"],
-            resident_prompt_tokens=seen["prompt_tokens"],
-            generated_tokens=seen["generated_tokens"],
-            num_running_reqs=seen["num_running"],
-            num_waiting_reqs=seen["num_waiting"],
-            num_inflight_reqs=actual["num_running"] + actual["num_waiting"],
+            kv_capacity_tokens=np.full(self._scenario.num_ranks, self._scenario.kv_tokens),
         )
 
     def send(self, requests: Int64Array, ranks: Int64Array) -> None:
@@ -142,8 +136,7 @@ class ToyGroup:
         prompts = self.pool.view().prompt_tokens[requests]
         for rank, tokens in zip(ranks.tolist(), prompts.tolist(), strict=True):
             self._queues[rank].append(self._ledger.send(rank=rank, prompt_tokens=tokens))
-        np.add.at(self._seen["num_waiting"], ranks, 1)
-        np.add.at(self._seen["due_tokens"], ranks, prompts)
+        add_sends(self._seen, ranks, prompts)
         self.pool.take(requests)
 
     def step(self) -> None:

@@ -25,7 +25,7 @@ from balanceroute.sim.config import SimConfig
 from balanceroute.sim.run import simulate
 from balanceroute.sim.warm import warm
 from balanceroute.types import Workload
-from balanceroute.workload import PRESETS, draw, fingerprint, head, load, poisson_arrivals
+from balanceroute.workload import PRESETS, fingerprint, load, poisson_arrivals, resize
 
 POLICY_STREAM = 2  # which random numbers of a seed the policies use
 ARRIVAL_STREAM = 3  # and the Poisson process
@@ -162,7 +162,7 @@ class Experiment:
             if wanted is None and config.is_saturated and is_short:
                 wanted = SLOT_FILLS * num_slots
             if wanted is not None:
-                workload = _resized(source, wanted, seed)
+                workload = resize(source, wanted, seed=seed)
         return self._timed(workload, seed)
 
     def _timed(self, workload: Workload, seed: int) -> Workload:
@@ -223,12 +223,6 @@ class Experiment:
             ),
             runs=tuple(runs),
         )
-
-
-def _resized(source: Workload, num_requests: int, seed: int) -> Workload:
-    if num_requests > source.num_requests:
-        return draw(source, num_requests=num_requests, seed=seed)
-    return head(source, num_requests)
 
 
 def _describe(source: Workload | None, workload: Workload) -> WorkloadInfo:

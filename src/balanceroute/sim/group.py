@@ -164,7 +164,7 @@ def _idle_engines(config: SimConfig) -> RecordArray:
     engines["slots"] = config.num_slots
     engines["kv_tokens"] = config.kv_tokens or UNLIMITED_TOKENS
     engines["speed"] = config.rank_speeds or 1.0
-    for name in ("run_head", "run_tail", "prefill_head", "wait_head", "wait_tail"):
+    for name in ("run_tail", "prefill_head", "wait_head", "wait_tail"):
         engines[name] = NONE
     return engines
 

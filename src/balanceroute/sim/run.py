@@ -215,9 +215,9 @@ class _Run:
 
     def _accept(self, end: int, arrival_s: float | NDArray[np.float64]) -> None:
         """Pool the requests up to row `end`, or bind them at once."""
-        rows = np.arange(self._next_row, end)
-        self._next_row = end
-        self._pool.append(rows, self._workload.prompt_tokens[rows[0] : end], arrival_s)
+        begin, self._next_row = self._next_row, end
+        prompts = self._workload.prompt_tokens[begin:end]
+        self._pool.append(np.arange(begin, end), prompts, arrival_s)
         if not self._is_immediate:
             return
         self._plan_pool()

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from balanceroute.cluster.ledger import Ledger
-from balanceroute.cluster.view import GroupView
+from balanceroute.cluster.view import GroupView, add_sends
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 
 
@@ -70,22 +70,15 @@ class Observer:
     def note_sends(self, ranks: Int64Array, prompt_tokens: Int64Array) -> None:
         """Add the router's own sends to a published state."""
         if self._staleness_s > 0:
-            np.add.at(self._seen["num_waiting"], ranks, 1)
-            np.add.at(self._seen["due_tokens"], ranks, prompt_tokens)
+            add_sends(self._seen, ranks, prompt_tokens)
 
     def view(self, now_s: float) -> GroupView:
         """Return what a policy sees at `now_s`."""
-        seen, actual = self._seen, self._ledger.ranks
-        return GroupView(
+        return GroupView.of_accounts(
+            self._seen,
+            self._ledger.ranks,
             now_s=now_s,
             is_immediate=self._is_immediate,
             num_slots=self._num_slots,
             kv_capacity_tokens=self._kv_tokens,
-            load_tokens=seen["load_tokens"],
-            due_tokens=seen["due_tokens"],
-            resident_prompt_tokens=seen["prompt_tokens"],
-            generated_tokens=seen["generated_tokens"],
-            num_running_reqs=seen["num_running"],
-            num_waiting_reqs=seen["num_waiting"],
-            num_inflight_reqs=actual["num_running"] + actual["num_waiting"],
         )

@@ -8,7 +8,7 @@ from balanceroute.workload.convert import write_trace
 from balanceroute.workload.formats import FORMATS, TraceFormat
 from balanceroute.workload.presets import PRESETS, Preset, draw_preset
 from balanceroute.workload.reader import read_trace
-from balanceroute.workload.source import draw, fingerprint, head, load
+from balanceroute.workload.source import draw, fingerprint, head, load, resize
 from balanceroute.workload.stats import TraceStats, trace_stats
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "poisson_arrivals",
     "read_trace",
     "renewal_arrivals",
+    "resize",
     "trace_stats",
     "write_trace",
 ]

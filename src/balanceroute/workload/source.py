@@ -84,8 +84,11 @@ def load(
     if not Path(source).exists():
         raise _unknown(source)
     workload = read_trace(source, format_name=format_name, sort=sort, on_progress=on_progress)
-    if num_requests is None:
-        return workload
+    return workload if num_requests is None else resize(workload, num_requests, seed=seed)
+
+
+def resize(workload: Workload, num_requests: int, *, seed: int) -> Workload:
+    """Return the first requests of a workload, or more than it has, drawn with replacement."""
     if num_requests <= workload.num_requests:
         return head(workload, num_requests)
     return draw(workload, num_requests=num_requests, seed=seed)
