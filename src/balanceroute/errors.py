@@ -30,3 +30,7 @@ class DownloadError(BalanceRouteError):
 
 class MissingExtraError(BalanceRouteError):
     """An optional dependency is needed; the message names the extra to install."""
+
+
+class ModelError(BalanceRouteError):
+    """A saved termination classifier cannot be read."""

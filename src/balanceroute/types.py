@@ -7,9 +7,19 @@ Times are seconds from the start of the run. `N` requests, `T` decode steps, `G`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+WORKLOAD_COLUMNS = (
+    "prompt_tokens",
+    "output_tokens",
+    "arrival_s",
+    "client_ids",
+    "max_tokens",
+    "prompt_hashes",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +36,10 @@ class Workload:
         Ascending, the first is 0. None: the source publishes no arrival times.
     client_ids : int32 array, shape (N,), or None
         Anonymous tenant of each request.
+    max_tokens : int32 array, shape (N,), or None
+        The request's own limit of output tokens, no less than its output; 0 where unknown.
+    prompt_hashes : int64 array, shape (N,), or None
+        Hash of the whole prompt, equal for equal prompts; 0 where unknown.
     notes : tuple of str
         What the reader left out or changed, one sentence each, with counts.
     """
@@ -35,12 +49,33 @@ class Workload:
     output_tokens: NDArray[np.int32]
     arrival_s: NDArray[np.float64] | None = None
     client_ids: NDArray[np.int32] | None = None
+    max_tokens: NDArray[np.int32] | None = None
+    prompt_hashes: NDArray[np.int64] | None = None
     notes: tuple[str, ...] = ()
 
     @property
     def num_requests(self) -> int:
         """Return N."""
         return len(self.prompt_tokens)
+
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays that there are, by the names of their attributes."""
+        columns = {name: getattr(self, name) for name in WORKLOAD_COLUMNS}
+        return {name: values for name, values in columns.items() if values is not None}
+
+    def select(self, rows: slice | NDArray[np.integer]) -> Workload:
+        """Return the requests `rows`, with all that is known of them.
+
+        Examples
+        --------
+        >>> lengths = np.array([5, 6, 7], np.int32)
+        >>> workload = Workload(name="three", prompt_tokens=lengths, output_tokens=2 * lengths)
+        >>> workload.select(slice(2)).output_tokens
+        array([10, 12], dtype=int32)
+        """
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return Workload(name=self.name, notes=self.notes, **columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ def relabelled(view: GroupView, order: list[int]) -> GroupView:
     columns: dict[str, Any] = {}
     for field in fields(view):
         value = getattr(view, field.name)
-        if isinstance(value, np.ndarray):
+        if isinstance(value, np.ndarray) and field.name not in ("entries", "events"):
             columns[field.name] = value[order]
     return replace(view, **columns)
 

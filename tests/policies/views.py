@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS
 from balanceroute.cluster.view import GroupView, PoolView
+from balanceroute.kernels.ledger import RecordArray
 from balanceroute.policies import Policy, make_policy
 
 
@@ -25,6 +26,8 @@ def make_view(
     inflight: int | Sequence[int] | None = None,
     now_s: float = 0.0,
     is_immediate: bool = False,
+    kappa0: float = 0.0,
+    speeds: Sequence[float] | None = None,
 ) -> GroupView:
     """Return a view; one number stands for all ranks, and what is in flight runs or waits."""
     num_ranks = len(load)
@@ -45,15 +48,20 @@ def make_view(
         num_running_reqs=num_running,
         num_waiting_reqs=num_waiting,
         num_inflight_reqs=num_running + num_waiting if inflight is None else column(inflight),
+        kappa0_tokens=kappa0,
+        speeds=None if speeds is None else np.array(speeds),
     )
 
 
-def make_pool(prompts: Iterable[int]) -> PoolView:
+def make_pool(prompts: Iterable[int], traits: RecordArray | None = None) -> PoolView:
     """Return a pool of requests with these prompts, oldest first."""
     prompt_tokens = np.fromiter(prompts, np.int64)
     positions = np.arange(len(prompt_tokens))
     return PoolView(
-        ids=positions, prompt_tokens=prompt_tokens, arrival_s=positions.astype(np.float64)
+        ids=positions,
+        prompt_tokens=prompt_tokens,
+        arrival_s=positions.astype(np.float64),
+        traits=traits,
     )
 
 

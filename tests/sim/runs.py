@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from balanceroute.cluster.view import GroupView, PoolView
-from balanceroute.policies.base import Binding, Plan, Policy
+from balanceroute.policies.base import Binding, Plan, Policy, follows_requests
 from balanceroute.policies.registry import make_policy
 from balanceroute.sim.config import SimConfig, StepTime
 from balanceroute.sim.run import simulate
@@ -56,6 +56,7 @@ class Watched:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self.follows_requests = follows_requests(policy)
         self.now_s: list[float] = []
         self.num_pooled: list[int] = []
         self.num_running: list[list[int]] = []

@@ -94,6 +94,30 @@ BAD = {
         "prompt_tokens,output_tokens,client\n1,1,-7\n",
         " line 2: client is '-7', not a client number; number the clients",
     ),
+    "limit below output": (
+        "prompt_tokens,output_tokens,max_tokens\n1,9,9\n1,9,8\n",
+        " line 3: max_tokens is '8', less than the row's 9 output tokens; correct the row, or",
+    ),
+    "limit negative": (
+        "prompt_tokens,output_tokens,max_new_tokens\n1,9,-1\n",
+        " line 2: max_new_tokens is '-1', negative; allowed are 0 to",
+    ),
+    "limit in words": (
+        "prompt_tokens,output_tokens,max_tokens\n1,9,none\n",
+        " line 2: max_tokens is 'none', not a number",
+    ),
+    "prompt name": (
+        "prompt_tokens,output_tokens,prompt_id\n1,1,\n1,1,p7\n",
+        " line 3: prompt_id is 'p7', not a whole number of 64 bits; correct the line",
+    ),
+    "prompt hash too large": (
+        f"prompt_tokens,output_tokens,prompt_hash\n1,1,{2**63}\n",
+        f" line 2: prompt_hash is '{2**63}', not a whole number of 64 bits",
+    ),
+    "JSON prompt hash": (
+        '{"input_tokens": 1, "output_tokens": 2, "prompt_hash": 3.5}\n',
+        " line 1: prompt_hash is 3.5, not a whole number of 64 bits",
+    ),
     "id twice": (
         IDS + "a,1,1\n\nb,1,1\na,1,1\n",
         " line 5: request_id 'a' was used in line 2; take one of the lines out",
@@ -213,6 +237,14 @@ PARQUET_BAD = {
     "order": (
         {"arrival_s": [2.0, 1.0], "prompt_tokens": [1, 1], "output_tokens": [1, 1]},
         " row 2: arrival_s is 1.0, earlier than the row before",
+    ),
+    "limit": (
+        {"prompt_tokens": [1, 1], "output_tokens": [2, 2], "max_tokens": [2, 1]},
+        " row 2: max_tokens is 1, less than the row's 2 output tokens",
+    ),
+    "prompt hash": (
+        {"prompt_tokens": [1, 1], "output_tokens": [2, 2], "prompt_hash": ["a", "b"]},
+        " rows 1 to 2: holds string where whole numbers of 64 bits belong",
     ),
     "column": ({"input": [1], "output_tokens": [1]}, ": no column holds the prompt tokens"),
     "id twice": (

@@ -13,7 +13,9 @@ from balanceroute.workload.convert import SUFFIXES
 
 tokens = st.integers(1, 100_000_000)
 gaps = st.floats(0, 1e5, allow_nan=False)
-requests = st.lists(st.tuples(tokens, tokens, gaps, st.integers(0, 2**31 - 1)), min_size=1)
+clients = st.integers(0, 2**31 - 1)
+hashes = st.integers(-(2**63), 2**63 - 1)
+requests = st.lists(st.tuples(tokens, tokens, gaps, clients, st.booleans(), hashes), min_size=1)
 
 
 @settings(
@@ -23,28 +25,30 @@ requests = st.lists(st.tuples(tokens, tokens, gaps, st.integers(0, 2**31 - 1)), 
 )
 @given(rows=requests, suffix=st.sampled_from(SUFFIXES), has_arrivals=st.booleans())
 def test_what_is_written_is_read_back(
-    rows: list[tuple[int, int, float, int]], suffix: str, has_arrivals: bool, tmp_path: Path
+    rows: list[tuple[int, int, float, int, bool, int]],
+    suffix: str,
+    has_arrivals: bool,
+    tmp_path: Path,
 ) -> None:
-    """Lengths, arrivals (to the last bit) and clients survive every form of file."""
-    prompts, outputs, waits, clients = map(np.array, zip(*rows, strict=True))
+    """Lengths, arrivals (to the last bit) and all else survive every form of file."""
+    prompts, outputs, waits, clients, are_known, hashes = map(np.array, zip(*rows, strict=True))
     workload = Workload(
         name="x",
         prompt_tokens=prompts.astype(np.int32),
         output_tokens=outputs.astype(np.int32),
         arrival_s=np.cumsum(waits) - waits[0] if has_arrivals else None,
         client_ids=clients.astype(np.int32) if has_arrivals else None,
+        max_tokens=np.where(are_known, outputs, 0).astype(np.int32) if has_arrivals else None,
+        prompt_hashes=hashes.astype(np.int64) if has_arrivals else None,
     )
     path = tmp_path / f"t{suffix}"
     write_trace(workload, path)
     again = read_trace(path)
-    assert np.array_equal(workload.prompt_tokens, again.prompt_tokens)
-    assert np.array_equal(workload.output_tokens, again.output_tokens)
-    if has_arrivals:
-        assert np.array_equal(np.asarray(workload.arrival_s), np.asarray(again.arrival_s))
-        assert np.array_equal(np.asarray(workload.client_ids), np.asarray(again.client_ids))
-    else:
-        assert again.arrival_s is None
-        assert again.client_ids is None
+    assert list(workload.columns) == list(again.columns)
+    assert len(workload.columns) == (6 if has_arrivals else 2)
+    for name, values in workload.columns.items():
+        assert np.array_equal(values, again.columns[name])
+        assert values.dtype == again.columns[name].dtype
 
 
 def small(num_requests: int = 3) -> Workload:

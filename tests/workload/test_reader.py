@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from balanceroute.errors import ConfigError, TraceError
-from balanceroute.workload import draw, fingerprint, head, load, read_trace
+from balanceroute.workload import draw, fingerprint, load, read_trace
 
 AZURE_2023 = (
     "TIMESTAMP,ContextTokens,GeneratedTokens\r\n"
@@ -142,8 +142,13 @@ def test_a_format_can_be_forced(tmp_path: Path) -> None:
 def test_sorting_is_stable_and_noted(tmp_path: Path) -> None:
     """With sort=True rows may come in any order; equal times keep theirs."""
     path = tmp_path / "t.csv"
-    path.write_text("arrival_s,prompt_tokens,output_tokens,client\n5,1,1,1\n3,2,2,2\n5,3,3,3\n")
+    path.write_text(
+        "arrival_s,prompt_tokens,output_tokens,client,max_tokens,prompt_hash\n"
+        "5,1,1,1,10,100\n3,2,2,2,20,200\n5,3,3,3,30,300\n"
+    )
     workload = read_trace(path, sort=True)
+    assert np.asarray(workload.max_tokens).tolist() == [20, 10, 30]
+    assert np.asarray(workload.prompt_hashes).tolist() == [200, 100, 300]
     assert workload.prompt_tokens.tolist() == [2, 1, 3]
     assert np.asarray(workload.client_ids).tolist() == [2, 1, 3]
     assert np.asarray(workload.arrival_s).tolist() == [0.0, 2.0, 2.0]
@@ -207,15 +212,6 @@ def test_the_same_seed_draws_the_same(tmp_path: Path) -> None:
     assert fingerprint(first) == fingerprint(again)
     assert fingerprint(first) != fingerprint(other)
     assert np.array_equal(np.asarray(first.client_ids) == 37, first.prompt_tokens == 439)
-
-
-def test_head_keeps_all_columns(tmp_path: Path) -> None:
-    """The head of a workload is a workload."""
-    path = tmp_path / "t.csv"
-    path.write_text(SERVEGEN)
-    one = head(read_trace(path), 1)
-    columns = (one.prompt_tokens, one.output_tokens, one.arrival_s, one.client_ids)
-    assert [len(np.asarray(column)) for column in columns] == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(

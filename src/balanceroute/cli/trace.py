@@ -127,7 +127,7 @@ def convert(
     requests: Requests = None,
     seed: Seed = 0,
 ) -> None:
-    """Write a trace or preset as arrival_s,prompt_tokens,output_tokens."""
+    """Write a trace or preset as arrival_s,prompt_tokens,output_tokens and what else is known."""
     from balanceroute.workload.convert import write_trace
 
     workload = _load(source, trace_format, requests, seed, sort=sort)

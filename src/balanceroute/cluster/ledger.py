@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from balanceroute.errors import ConfigError
+from balanceroute.kernels import ages
 from balanceroute.kernels import ledger as kernels
-from balanceroute.kernels.ledger import ENTRY_ACCOUNT, RANK_ACCOUNT, Accounts, RecordArray
+from balanceroute.kernels.ledger import (
+    ENTRY_ACCOUNT,
+    LEDGER_COUNTS,
+    RANK_ACCOUNT,
+    REQUEST_EVENT,
+    UNKNOWN,
+    Accounts,
+    RecordArray,
+)
 
 UNLIMITED_TOKENS = 1 << 62  # stands for "no KV limit" in int64 arithmetic
+NO_EVENTS: RecordArray = np.zeros(0, REQUEST_EVENT)
+FEWEST_EVENT_ROWS = 64
+
+
+def join_events(parts: Sequence[RecordArray]) -> RecordArray:
+    """Return the events of all parts, in order, as an array of their own.
+
+    Joined as bytes: NumPy takes ten times as long to join records.
+    """
+    if not parts:
+        return NO_EVENTS
+    joined = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts])
+    events: RecordArray = joined.view(REQUEST_EVENT)
+    return events
 
 
 class Ledger:
@@ -24,6 +49,8 @@ class Ledger:
         G, at least 1.
     capacity : int
         Requests in flight to make room for at first; the ledger grows when it needs more.
+    keeps_events : bool
+        Note what happens to requests, for `take_events`.
 
     Examples
     --------
@@ -39,12 +66,22 @@ class Ledger:
     array([0, 0])
     """
 
-    def __init__(self, *, num_ranks: int, capacity: int = 1024) -> None:
+    def __init__(self, *, num_ranks: int, capacity: int = 1024, keeps_events: bool = False) -> None:
         if num_ranks < 1:
             raise ConfigError(f"num_ranks must be at least 1, got {num_ranks}")
         if capacity < 0:
             raise ConfigError(f"capacity must be at least 0, got {capacity}")
-        self.accounts = _empty_accounts(np.zeros(num_ranks, RANK_ACCOUNT), capacity)
+        num_rows = max(capacity, FEWEST_EVENT_ROWS) if keeps_events else 0
+        self.accounts = Accounts(
+            np.zeros(num_ranks, RANK_ACCOUNT),
+            _free_entries(capacity),
+            np.zeros(num_rows, REQUEST_EVENT),
+            np.array([(0, capacity, 0)], LEDGER_COUNTS),
+        )
+        # Views that outlive every change of `accounts`, whose `counts` always stay the same array.
+        self._num_free = self.accounts.counts["num_free"]
+        self._num_events = self.accounts.counts["num_events"]
+        self._earlier_events: list[RecordArray] = []
 
     @property
     def ranks(self) -> RecordArray:
@@ -61,27 +98,110 @@ class Ledger:
         """Return how many requests in flight there is room for at present."""
         return len(self.accounts.entries)
 
+    @property
+    def num_in_flight(self) -> int:
+        """Return how many requests have a handle."""
+        return self.capacity - int(self._num_free[0])
+
+    @property
+    def keeps_events(self) -> bool:
+        """Tell whether `take_events` has something to give."""
+        return len(self.accounts.events) > 0
+
     def reserve(self, num_requests: int) -> None:
         """Make room for `num_requests` more requests in flight."""
-        old = self.accounts
-        num_free = int(old.num_free[0])
+        num_free = int(self._num_free[0])
         if num_free >= num_requests:
             return
-        num_new = max(self.capacity, num_requests - num_free)
-        wider = _empty_accounts(old.ranks, self.capacity + num_new)
-        wider.entries[: self.capacity] = old.entries
-        # Handles of the old arrays that are free go on top of the stack, so they are used first.
-        wider.free_handles[num_new : num_new + num_free] = old.free_handles[:num_free]
-        wider.num_free[0] = num_new + num_free
-        self.accounts = wider
+        old = self.accounts.entries
+        num_new = max(len(old), num_requests - num_free)
+        entries = _free_entries(len(old) + num_new)
+        entries[: len(old)] = old
+        # The last free handle of an array always leads to its end, which is the first new handle.
+        self._num_free += num_new
+        self.accounts = self.accounts._replace(entries=entries)
 
-    def send(self, *, rank: int, prompt_tokens: int) -> int:
-        """Book a request sent to `rank` and return its handle."""
+    def reserve_events(self, num_events: int) -> None:
+        """Make room for `num_events` more events; none that was noted is lost."""
+        if not self.keeps_events:
+            return
+        events = self.accounts.events
+        if self._num_events[0] + num_events <= len(events):
+            return
+        self._earlier_events.append(self._used_events().copy())
+        self._num_events[0] = 0
+        if len(events) < 2 * num_events:  # so that room is short again only after as many events
+            self.accounts = self.accounts._replace(events=np.zeros(2 * num_events, REQUEST_EVENT))
+
+    def take_events(self) -> RecordArray:
+        """Return what has happened to requests since the last call, oldest first.
+
+        Returns
+        -------
+        REQUEST_EVENT array, shape (number of events,)
+            The caller's own.
+
+        Raises
+        ------
+        ConfigError
+            If the ledger keeps no events.
+
+        Examples
+        --------
+        >>> ledger = Ledger(num_ranks=1, keeps_events=True)
+        >>> ledger.finish(ledger.send(rank=0, prompt_tokens=9, request=7))
+        >>> ledger.take_events()[["kind", "request", "has_completed"]].tolist()
+        [(0, 7, 0), (1, 7, 1)]
+        >>> len(ledger.take_events())
+        0
+        """
+        if not self.keeps_events:
+            raise ConfigError("this ledger keeps no events; make it with keeps_events=True")
+        latest = self._used_events()
+        if len(latest) == 0 and not self._earlier_events:
+            return NO_EVENTS
+        taken = join_events([*self._earlier_events, latest])
+        self._earlier_events.clear()
+        self._num_events[0] = 0
+        return taken
+
+    def _used_events(self) -> RecordArray:
+        return self.accounts.events[: int(self._num_events[0])]
+
+    def send(
+        self,
+        *,
+        rank: int,
+        prompt_tokens: int,
+        request: int = UNKNOWN,
+        client: int = UNKNOWN,
+        max_tokens: int = 0,
+        prompt_hash: int = 0,
+    ) -> int:
+        """Book a request sent to `rank` and return its handle.
+
+        Parameters
+        ----------
+        rank, prompt_tokens : int
+            Where it goes, and how long its prompt is, at least 1.
+        request, client : int
+            The owner's names for the request and for who sent it; -1 if there are none.
+        max_tokens : int
+            The request's own limit of output tokens; 0 if unknown.
+        prompt_hash : int
+            Hash of its whole prompt; 0 if unknown.
+        """
         self._expect_rank(rank)
         if prompt_tokens < 1:
             raise ConfigError(f"prompt_tokens must be at least 1, got {prompt_tokens}")
+        if max_tokens < 0:
+            raise ConfigError(f"max_tokens must be at least 0, got {max_tokens}")
         self.reserve(1)
-        return int(kernels.send(self.accounts, rank, prompt_tokens))
+        self.reserve_events(1)
+        handle = kernels.send(
+            self.accounts, rank, prompt_tokens, request, client, max_tokens, prompt_hash
+        )
+        return int(handle)
 
     def start(self, handle: int) -> None:
         """Book that a waiting request got a slot on its rank."""
@@ -111,17 +231,25 @@ class Ledger:
     def preempt(self, handle: int) -> None:
         """Book that a running request lost its slot and tokens and waits to be recomputed."""
         self._expect(handle, kernels.PREFILLING, kernels.DECODING)
+        self.reserve_events(1)
         kernels.preempt(self.accounts, handle)
 
-    def finish(self, handle: int) -> None:
-        """Close the account of a request that ended or was aborted."""
+    def finish(self, handle: int, *, has_completed: bool = True) -> None:
+        """Close the account of a request that ended, or was aborted (`has_completed` False)."""
         self._expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
-        kernels.finish(self.accounts, handle)
+        self.reserve_events(1)
+        kernels.finish(self.accounts, handle, int(has_completed))
 
     def resident_tokens(self, handle: int) -> int:
         """Return the KV tokens that a request holds on its rank."""
         self._expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
         return int(kernels.resident_tokens(self.accounts, handle))
+
+    def age_tokens(self, handle: int) -> int:
+        """Return the output tokens that a request has so far."""
+        self._expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
+        entry = self.accounts.entries[handle]
+        return int(ages.age_tokens(entry, int(self.ranks["clock"][entry["rank"]])))
 
     def recount(self) -> RecordArray:
         """Add up the accounts per rank anew from the requests, to check the running totals.
@@ -131,9 +259,8 @@ class Ledger:
         fresh = np.zeros(self.num_ranks, RANK_ACCOUNT)
         for counter in ("clock", "generated_tokens"):
             fresh[counter] = self.ranks[counter]
-        for entry in self.accounts.entries:
-            if entry["state"] == kernels.FREE:
-                continue
+        entries = self.accounts.entries
+        for entry in entries[entries["state"] != kernels.FREE]:
             there = fresh[entry["rank"]]
             there["due_tokens"] += entry["due_tokens"]
             if entry["state"] == kernels.WAITING:
@@ -162,8 +289,7 @@ class Ledger:
             )
 
 
-def _empty_accounts(ranks: RecordArray, capacity: int) -> Accounts:
-    # The stack is popped from its end: low handles first.
-    free_handles = np.arange(capacity - 1, -1, -1, dtype=np.int64)
+def _free_entries(capacity: int) -> RecordArray:
     entries = np.zeros(capacity, ENTRY_ACCOUNT)
-    return Accounts(ranks, entries, free_handles, np.array([capacity], np.int64))
+    entries["next_free"] = np.arange(1, capacity + 1)
+    return entries

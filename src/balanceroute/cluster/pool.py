@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from balanceroute.cluster.traits import NO_TRAITS, request_traits
 from balanceroute.cluster.view import PoolView
-from balanceroute.kernels.ledger import Int64Array
-from balanceroute.kernels.waiting import take_out
+from balanceroute.kernels.ledger import Int64Array, RecordArray
+from balanceroute.kernels.waiting import take_out, take_out_traits
 
 
 class Pool:
@@ -27,6 +28,8 @@ class Pool:
         self._ids = np.empty(capacity, np.int64)
         self._prompt_tokens = np.empty(capacity, np.int64)
         self._arrival_s = np.empty(capacity, np.float64)
+        self._traits = request_traits(capacity)
+        self._has_traits = False  # until then all rows of `_traits` are the same
         self._head = 0
         self._tail = 0
 
@@ -38,13 +41,17 @@ class Pool:
         ids: Int64Array,
         prompt_tokens: NDArray[np.integer],
         now_s: float | NDArray[np.float64],
+        traits: RecordArray = NO_TRAITS,
     ) -> None:
-        """Add requests behind those that wait."""
+        """Add requests behind those that wait, with what `request_traits` tells of them, if any."""
         self._make_room(len(ids))
         end = self._tail + len(ids)
         self._ids[self._tail : end] = ids
         self._prompt_tokens[self._tail : end] = prompt_tokens
         self._arrival_s[self._tail : end] = now_s
+        if len(traits) > 0:
+            self._traits[self._tail : end] = traits
+            self._has_traits = True
         self._tail = end
 
     def view(self, limit: int | None = None) -> PoolView:
@@ -55,13 +62,17 @@ class Pool:
             ids=self._ids[waiting],
             prompt_tokens=self._prompt_tokens[waiting],
             arrival_s=self._arrival_s[waiting],
+            traits=self._traits[waiting],
         )
 
     def take(self, positions: Int64Array) -> Int64Array:
         """Remove the requests at `positions` of the view and return their ids in that order."""
         taken: Int64Array = self._ids[self._head + positions]
+        ascending = np.sort(positions)
+        if self._has_traits:
+            take_out_traits(ascending, self._head, self._traits)
         self._head = take_out(
-            np.sort(positions), self._head, self._ids, self._prompt_tokens, self._arrival_s
+            ascending, self._head, self._ids, self._prompt_tokens, self._arrival_s
         )
         return taken
 
@@ -75,4 +86,8 @@ class Pool:
             new = np.empty(capacity, old.dtype)
             new[:size] = old[self._head : self._tail]
             setattr(self, name, new)
+        if self._has_traits or capacity > len(self._traits):
+            traits = request_traits(capacity)  # rows behind the tail tell nothing
+            traits[:size] = self._traits[self._head : self._tail]
+            self._traits = traits
         self._head, self._tail = 0, size

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.cluster.ledger import UNLIMITED_TOKENS
+from balanceroute.cluster.ledger import NO_EVENTS, UNLIMITED_TOKENS
+from balanceroute.cluster.traits import Integers, request_traits
+from balanceroute.errors import ConfigError
+from balanceroute.kernels.ages import ages_tokens
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 
 NO_LIMIT = 1 << 31  # sends per rank under immediate binding: the rank's own queue takes them all
@@ -39,6 +42,18 @@ class GroupView:
         Requests that run, and that wait in the rank's own queue.
     num_inflight_reqs : int64 array, shape (G,)
         Requests the router has sent and not seen finish; exact however old the rest is.
+    kappa0_tokens : float
+        Tokens that make a step as much longer as one more running request does.
+    speeds : float64 array, shape (G,), or None
+        Speed of each rank relative to the fastest, in (0, 1]; None: all are equal.
+    entries : ENTRY_ACCOUNT array, shape (capacity,), or None
+        Requests in flight by handle (`balanceroute.kernels.ledger`), as old as the loads; those of
+        state `FREE` are none. None unless the policy follows requests.
+    clocks : int64 array, shape (G,), or None
+        The ranks' clocks, to which `entries` refer.
+    events : REQUEST_EVENT array, shape (number of events,)
+        What has happened to requests, as far as the entries show it, since the last view that the
+        policy was handed, oldest first. Empty unless the policy follows requests.
     """
 
     now_s: float
@@ -52,6 +67,11 @@ class GroupView:
     num_running_reqs: Int64Array
     num_waiting_reqs: Int64Array
     num_inflight_reqs: Int64Array
+    kappa0_tokens: float = 0.0
+    speeds: NDArray[np.float64] | None = None
+    entries: RecordArray | None = None
+    clocks: Int64Array | None = None
+    events: RecordArray = field(default_factory=lambda: NO_EVENTS)
 
     @staticmethod
     def of_accounts(
@@ -62,6 +82,8 @@ class GroupView:
         is_immediate: bool,
         num_slots: Int64Array,
         kv_capacity_tokens: Int64Array,
+        kappa0_tokens: float = 0.0,
+        speeds: NDArray[np.float64] | None = None,
     ) -> GroupView:
         """Return the view that a ledger's accounts give.
 
@@ -70,7 +92,7 @@ class GroupView:
         seen, actual : RANK_ACCOUNT array, shape (G,)
             The accounts as the router was last told, and as they are: requests in flight are
             counted from the latter. The same array twice if nothing is stale.
-        now_s, is_immediate, num_slots, kv_capacity_tokens
+        now_s, is_immediate, num_slots, kv_capacity_tokens, kappa0_tokens, speeds
             As the attributes.
         """
         return GroupView(
@@ -85,12 +107,44 @@ class GroupView:
             num_running_reqs=seen["num_running"],
             num_waiting_reqs=seen["num_waiting"],
             num_inflight_reqs=actual["num_running"] + actual["num_waiting"],
+            kappa0_tokens=kappa0_tokens,
+            speeds=speeds,
+            events=NO_EVENTS,
         )
+
+    def with_requests(
+        self, entries: RecordArray, clocks: Int64Array, events: RecordArray
+    ) -> GroupView:
+        """Return the view as it is handed to a policy that follows requests; see the attributes."""
+        return replace(self, entries=entries, clocks=clocks, events=events)
 
     @property
     def num_ranks(self) -> int:
         """Return G."""
         return len(self.load_tokens)
+
+    def ages_tokens(self, handles: Int64Array) -> Int64Array:
+        """Return the output tokens so far of requests in flight.
+
+        Parameters
+        ----------
+        handles : int64 array, shape (N,)
+            Rows of `entries`.
+
+        Returns
+        -------
+        int64 array, shape (N,)
+            At least 0.
+
+        Raises
+        ------
+        ConfigError
+            If the view shows no requests.
+        """
+        if self.entries is None or self.clocks is None:
+            raise ConfigError("this view shows no requests; set follows_requests on the policy")
+        tokens: Int64Array = ages_tokens(self.entries, self.clocks, handles)
+        return tokens
 
     @property
     def committed_tokens(self) -> Int64Array:
@@ -148,11 +202,72 @@ class PoolView:
         Prompt lengths s.
     arrival_s : float64 array, shape (N,)
         When each request arrived, seconds.
+    traits : REQUEST_TRAITS array, shape (N,), or None
+        What else is known, read through the properties; `request_traits` makes it. None: nothing.
+
+    Examples
+    --------
+    >>> pool = PoolView.of_prompts([100, 30], request_traits(2, client_ids=[7, 7]))
+    >>> pool.client_ids, pool.max_tokens
+    (array([7, 7]), array([0, 0]))
     """
 
     ids: Int64Array
     prompt_tokens: Int64Array
     arrival_s: NDArray[np.float64]
+    traits: RecordArray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @staticmethod
+    def of_prompts(prompt_tokens: Integers, traits: RecordArray | None = None) -> PoolView:
+        """Return a pool of requests numbered from 0 that have all arrived at 0 s, for examples."""
+        prompts = np.asarray(prompt_tokens, np.int64)
+        ids, arrival_s = np.arange(len(prompts)), np.zeros(len(prompts))
+        return PoolView(ids=ids, prompt_tokens=prompts, arrival_s=arrival_s, traits=traits)
+
+    def oldest(self, num_requests: int) -> PoolView:
+        """Return the view of the oldest requests only, at most `num_requests`."""
+        if len(self) <= num_requests:
+            return self
+        first = slice(0, num_requests)
+        return PoolView(
+            ids=self.ids[first],
+            prompt_tokens=self.prompt_tokens[first],
+            arrival_s=self.arrival_s[first],
+            traits=None if self.traits is None else self.traits[first],
+        )
+
+    @property
+    def client_ids(self) -> Int64Array:
+        """Return who sent each request, shape (N,); -1 where unknown."""
+        return self._trait("client_id")
+
+    @property
+    def max_tokens(self) -> Int64Array:
+        """Return each request's own limit of output tokens, shape (N,); 0 where unknown."""
+        return self._trait("max_tokens")
+
+    @property
+    def prompt_hashes(self) -> Int64Array:
+        """Return a hash of each whole prompt, shape (N,), equal for equal ones; 0 where unknown."""
+        return self._trait("prompt_hash")
+
+    @property
+    def preferred_ranks(self) -> Int64Array:
+        """Return the rank on which each request would be cheapest, shape (N,); -1 if none is."""
+        return self._trait("preferred_rank")
+
+    @property
+    def saved_tokens(self) -> Int64Array:
+        """Return the prompt tokens that the preferred rank would save, shape (N,).
+
+        For example those in its prefix cache; 0 without a preferred rank.
+        """
+        return self._trait("saved_tokens")
+
+    def _trait(self, name: str) -> Int64Array:
+        traits = request_traits(len(self)) if self.traits is None else self.traits
+        column: Int64Array = traits[name]
+        return column

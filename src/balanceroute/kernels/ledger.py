@@ -7,18 +7,18 @@ relative to that clock, so one step of a rank costs O(1) whatever it runs.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from balanceroute.kernels.jit import kernel
-
-Int64Array = NDArray[np.int64]
-RecordArray = NDArray[Any]  # one record per row; kernels read fields as attributes
+from balanceroute.kernels.arrays import Int64Array as Int64Array
+from balanceroute.kernels.arrays import RecordArray as RecordArray
+from balanceroute.kernels.jit import bare_kernel
 
 FREE, WAITING, PREFILLING, DECODING = 0, 1, 2, 3
-
+# Kinds of events: a request got a handle, its account was closed, it lost its slot.
+SENT, ENDED, PREEMPTED = 0, 1, 2
+UNKNOWN = -1  # a request or client that nobody named
 
 #: Accounts per rank, shape (G,).
 RANK_ACCOUNT = np.dtype(
@@ -42,6 +42,39 @@ ENTRY_ACCOUNT = np.dtype(
         ("prompt_tokens", np.int64),
         ("due_tokens", np.int64),
         ("base_tokens", np.int64),  # resident tokens; while decoding, less the rank's clock
+        ("request", np.int64),  # the owner's name for it; UNKNOWN if none was given
+        ("client", np.int64),  # UNKNOWN if none was given
+        ("max_tokens", np.int64),  # its own limit of output tokens; 0 if unknown
+        ("prompt_hash", np.int64),  # 0 if unknown
+        (
+            "next_free",
+            np.int64,
+        ),  # while the handle is free, the one to use after it
+    ]
+)
+
+#: What there is one of in a ledger, shape (1,).
+LEDGER_COUNTS = np.dtype(
+    [
+        ("first_free", np.int64),  # the handle to use next
+        ("num_free", np.int64),
+        ("num_events", np.int64),  # rows of the events in use
+    ]
+)
+
+#: What happened to a request, one record per event, in the order in which it was booked.
+REQUEST_EVENT = np.dtype(
+    [
+        ("kind", np.int64),  # SENT, ENDED or PREEMPTED
+        ("handle", np.int64),
+        ("request", np.int64),
+        ("rank", np.int64),
+        ("prompt_tokens", np.int64),
+        ("generated_tokens", np.int64),  # output tokens so far, those before a preemption included
+        ("client", np.int64),
+        ("max_tokens", np.int64),
+        ("prompt_hash", np.int64),
+        ("has_completed", np.int64),  # ENDED: 1 if the request came to its own end, 0 if aborted
     ]
 )
 
@@ -51,27 +84,85 @@ class Accounts(NamedTuple):
 
     ranks: RecordArray  # RANK_ACCOUNT, shape (G,)
     entries: RecordArray  # ENTRY_ACCOUNT, shape (capacity,)
-    free_handles: Int64Array  # shape (capacity,), stack of unused handles, the next one on top
-    num_free: Int64Array  # shape (1,)
+    events: RecordArray  # REQUEST_EVENT, shape (room for events,); no rows if none are kept
+    counts: RecordArray  # LEDGER_COUNTS, shape (1,)
 
 
-@kernel
-def send(accounts: Accounts, rank: int, prompt_tokens: int) -> int:
+@bare_kernel
+def has_event_room(accounts: Accounts) -> bool:
+    """Tell whether each request in flight can note an event, or no events are kept."""
+    if len(accounts.events) == 0:
+        return True
+    num_in_flight = len(accounts.entries) - accounts.counts[0].num_free
+    return num_in_flight <= len(accounts.events) - accounts.counts[0].num_events
+
+
+@bare_kernel
+def resident_tokens(accounts: Accounts, handle: int) -> int:
+    """Return the KV tokens that a request holds on its rank."""
+    entry = accounts.entries[handle]
+    if entry.state == DECODING:
+        return entry.base_tokens + accounts.ranks[entry.rank].clock
+    return entry.base_tokens
+
+
+@bare_kernel
+def note_event(accounts: Accounts, kind: int, handle: int, has_completed: int) -> None:
+    """Note what happens to a request, before its account changes; the caller keeps room."""
+    if len(accounts.events) == 0:
+        return
+    counts = accounts.counts[0]
+    if counts.num_events == len(accounts.events):
+        raise IndexError("no room for an event")  # our own fault; better than to lose it
+    event, entry = accounts.events[counts.num_events], accounts.entries[handle]
+    counts.num_events += 1
+    event.kind = kind
+    event.handle = handle
+    event.request = entry.request
+    event.rank = entry.rank
+    event.prompt_tokens = entry.prompt_tokens
+    # What is resident and what is due are its prompt and its output, after a preemption too.
+    event.generated_tokens = (
+        resident_tokens(accounts, handle) + entry.due_tokens - entry.prompt_tokens
+    )
+    event.client = entry.client
+    event.max_tokens = entry.max_tokens
+    event.prompt_hash = entry.prompt_hash
+    event.has_completed = has_completed
+
+
+@bare_kernel
+def send(
+    accounts: Accounts,
+    rank: int,
+    prompt_tokens: int,
+    request: int,
+    client: int,
+    max_tokens: int,
+    prompt_hash: int,
+) -> int:
     """Book a request sent to `rank` and return its handle; the caller keeps a handle free."""
-    accounts.num_free[0] -= 1
-    handle = accounts.free_handles[accounts.num_free[0]]
+    counts = accounts.counts[0]
+    handle = counts.first_free
     entry, there = accounts.entries[handle], accounts.ranks[rank]
+    counts.first_free = entry.next_free
+    counts.num_free -= 1
     entry.rank = rank
     entry.state = WAITING
     entry.prompt_tokens = prompt_tokens
     entry.due_tokens = prompt_tokens
     entry.base_tokens = 0
+    entry.request = request
+    entry.client = client
+    entry.max_tokens = max_tokens
+    entry.prompt_hash = prompt_hash
     there.num_waiting += 1
     there.due_tokens += prompt_tokens
+    note_event(accounts, SENT, handle, 0)
     return handle
 
 
-@kernel
+@bare_kernel
 def start(accounts: Accounts, handle: int) -> None:
     """Book that a waiting request got a slot; nothing of it is resident yet."""
     entry = accounts.entries[handle]
@@ -82,7 +173,7 @@ def start(accounts: Accounts, handle: int) -> None:
     there.prompt_tokens += entry.prompt_tokens
 
 
-@kernel
+@bare_kernel
 def prefill(accounts: Accounts, handle: int, num_tokens: int) -> None:
     """Book `num_tokens` of a started request as resident; with the last one it decodes."""
     entry = accounts.entries[handle]
@@ -97,7 +188,7 @@ def prefill(accounts: Accounts, handle: int, num_tokens: int) -> None:
         there.num_decoding += 1
 
 
-@kernel
+@bare_kernel
 def step(accounts: Accounts, rank: int) -> None:
     """Book one step of a rank: each of its decoding requests grows by one token."""
     there = accounts.ranks[rank]
@@ -106,7 +197,7 @@ def step(accounts: Accounts, rank: int) -> None:
     there.generated_tokens += there.num_decoding
 
 
-@kernel
+@bare_kernel
 def grow(accounts: Accounts, handle: int, num_tokens: int) -> None:
     """Book `num_tokens` output tokens of one decoding request."""
     entry = accounts.entries[handle]
@@ -116,16 +207,7 @@ def grow(accounts: Accounts, handle: int, num_tokens: int) -> None:
     there.generated_tokens += num_tokens
 
 
-@kernel
-def resident_tokens(accounts: Accounts, handle: int) -> int:
-    """Return the KV tokens that a request holds on its rank."""
-    entry = accounts.entries[handle]
-    if entry.state == DECODING:
-        return entry.base_tokens + accounts.ranks[entry.rank].clock
-    return entry.base_tokens
-
-
-@kernel
+@bare_kernel
 def release(accounts: Accounts, handle: int) -> int:
     """Take a running request's tokens and slot off its rank; return the tokens it held."""
     tokens = resident_tokens(accounts, handle)
@@ -139,9 +221,10 @@ def release(accounts: Accounts, handle: int) -> int:
     return tokens
 
 
-@kernel
+@bare_kernel
 def preempt(accounts: Accounts, handle: int) -> None:
     """Book that a running request lost its slot and KV tokens, to be recomputed later."""
+    note_event(accounts, PREEMPTED, handle, 0)
     tokens = release(accounts, handle)
     entry = accounts.entries[handle]
     there = accounts.ranks[entry.rank]
@@ -152,9 +235,10 @@ def preempt(accounts: Accounts, handle: int) -> None:
     there.num_waiting += 1
 
 
-@kernel
-def finish(accounts: Accounts, handle: int) -> None:
+@bare_kernel
+def finish(accounts: Accounts, handle: int, has_completed: int) -> None:
     """Close the account of a request that ended or was aborted, wherever it was."""
+    note_event(accounts, ENDED, handle, has_completed)
     entry = accounts.entries[handle]
     there = accounts.ranks[entry.rank]
     if entry.state == WAITING:
@@ -163,5 +247,7 @@ def finish(accounts: Accounts, handle: int) -> None:
         release(accounts, handle)
     there.due_tokens -= entry.due_tokens
     entry.state = FREE
-    accounts.free_handles[accounts.num_free[0]] = handle
-    accounts.num_free[0] += 1
+    counts = accounts.counts[0]
+    entry.next_free = counts.first_free
+    counts.first_free = handle
+    counts.num_free += 1

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balanceroute.kernels import ledger
-from balanceroute.kernels.jit import kernel
+from balanceroute.kernels.jit import bare_kernel
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 from balanceroute.kernels.load import USAGE_EXPONENT, rank_work_s
 from balanceroute.kernels.logs import Log, sample_loads
@@ -24,7 +24,7 @@ from balanceroute.kernels.scheduler import (
 )
 
 # Why `advance` came back.
-DUE, BOUNDARY, IDLE, LOG_FULL = 0, 1, 2, 3
+DUE, BOUNDARY, IDLE, LOG_FULL, EVENTS_FULL = 0, 1, 2, 3, 4
 # Between which steps it is to come back.
 NEVER, WHEN_SLOT_FREE, ALWAYS = 0, 1, 2
 
@@ -39,7 +39,7 @@ class StepCost(NamedTuple):
     budget_tokens: int
 
 
-@kernel
+@bare_kernel
 def begin_step(group: Group, cost: StepCost, log: Log, which: int) -> None:
     """Let the ranks of a clock schedule, measure them, and find out when the slowest is done."""
     num_ranks = len(group.engines) // len(group.clocks)
@@ -81,7 +81,7 @@ def begin_step(group: Group, cost: StepCost, log: Log, which: int) -> None:
     sample_loads(group, log.samples, clock.row, clock.now_s)
 
 
-@kernel
+@bare_kernel
 def sum_usage_pow(engines: RecordArray, first_rank: int, num_ranks: int, slowest_s: float) -> float:
     """Return the sum over ranks of (work / slowest rank's work) ** 0.7, for the energy model."""
     total = 0.0
@@ -91,7 +91,7 @@ def sum_usage_pow(engines: RecordArray, first_rank: int, num_ranks: int, slowest
     return total
 
 
-@kernel
+@bare_kernel
 def end_step(group: Group, log: Log, which: int) -> None:
     """Give every decoding request its token and let those go whose last one it was."""
     num_ranks = len(group.engines) // len(group.clocks)
@@ -106,7 +106,7 @@ def end_step(group: Group, log: Log, which: int) -> None:
             group.requests[seat.request].finished_s = clock.end_s
         after = seat.due_next
         unlink(group, accounts.entries[handle].rank, handle)
-        ledger.finish(accounts, handle)
+        ledger.finish(accounts, handle, 1)
         handle = after
     days[clock.step % len(days)] = NONE
     most, total = 0, 0
@@ -120,7 +120,7 @@ def end_step(group: Group, log: Log, which: int) -> None:
     clock.now_s = clock.end_s
 
 
-@kernel
+@bare_kernel
 def note_first_tokens(group: Group, which: int) -> None:
     """Note when the step under way gives first tokens; its end is known from its beginning."""
     clock = group.clocks[which]
@@ -130,7 +130,7 @@ def note_first_tokens(group: Group, which: int) -> None:
             group.requests[request].first_token_s = clock.end_s
 
 
-@kernel
+@bare_kernel
 def has_work(group: Group, which: int) -> bool:
     """Tell whether a request runs or waits on the ranks of a clock."""
     num_ranks = len(group.engines) // len(group.clocks)
@@ -140,7 +140,7 @@ def has_work(group: Group, which: int) -> bool:
     return False
 
 
-@kernel
+@bare_kernel
 def has_free_slot(group: Group) -> bool:
     """Tell whether some rank could take one more request."""
     for g in range(len(group.engines)):
@@ -150,7 +150,7 @@ def has_free_slot(group: Group) -> bool:
     return False
 
 
-@kernel
+@bare_kernel
 def begin_steps(group: Group, cost: StepCost, log: Log) -> bool:
     """Begin a step wherever none is under way and there is work; False if the log is full."""
     for which in range(len(group.clocks)):
@@ -162,7 +162,7 @@ def begin_steps(group: Group, cost: StepCost, log: Log) -> bool:
     return True
 
 
-@kernel
+@bare_kernel
 def first_to_end(group: Group) -> int:
     """Return the clock whose step is the next to end, or `NONE`."""
     first = NONE
@@ -173,7 +173,7 @@ def first_to_end(group: Group) -> int:
     return first
 
 
-@kernel
+@bare_kernel
 def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) -> int:
     """Run steps until something outside the group has to happen, and say what.
 
@@ -191,9 +191,14 @@ def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) 
     int
         `DUE`: `until_s` lies in the steps under way. `BOUNDARY`: a step has just ended, and `pause`
         asks for it or it is `until_s` now. `IDLE`: nothing to run. `LOG_FULL`: give the log more
-        rows and call again.
+        rows and call again. `EVENTS_FULL`: make room for an event of each request in flight and
+        call again.
     """
     while True:
+        # Beginning steps and ending one of them touches a request once at most: what is preempted
+        # as a step begins does not decode in it.
+        if not ledger.has_event_room(group.accounts):
+            return EVENTS_FULL
         if not begin_steps(group, cost, log):
             return LOG_FULL
         which = first_to_end(group)
@@ -208,46 +213,51 @@ def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) 
             return BOUNDARY
 
 
-@kernel
+@bare_kernel
 def dispatch(
     group: Group,
     requests: Int64Array,
     ranks: Int64Array,
     prompt_tokens: NDArray[np.int32],
     output_tokens: NDArray[np.int32],
+    traits: RecordArray,
     now_s: float,
 ) -> None:
-    """Send workload rows `requests` to `ranks` at `now_s`, in order."""
+    """Send workload rows `requests`, of which `traits` tell more, to `ranks` at `now_s`."""
     for i in range(len(requests)):
         row = requests[i]
         clock = group.clocks[clock_of(group, ranks[i])]
         if clock.in_step == 0:  # an idle rank begins its next step no earlier than this
             clock.now_s = max(clock.now_s, now_s)
         prompt, output = int(prompt_tokens[row]), int(output_tokens[row])
-        enqueue(group, ranks[i], row, prompt, output)
+        enqueue(group, ranks[i], row, prompt, output, traits, i)
         group.requests[row].rank = ranks[i]
 
 
-@kernel
+@bare_kernel
 def fill(
     group: Group,
+    rows: Int64Array,
     ranks: Int64Array,
     prompt_tokens: NDArray[np.int32],
     output_tokens: NDArray[np.int32],
+    traits: RecordArray,
     age_tokens: Int64Array,
 ) -> None:
-    """Start requests that have already some of their output, for a group found at work.
+    """Start copies of workload rows that have already some of their output.
 
-    Requests that a rank has no KV tokens for are left out. None of them is in anybody's log.
+    Those that a rank has no KV tokens for are left out. None of them is in anybody's log.
     """
     for i in range(len(ranks)):
         # As int64, so that Numba does not compile the scheduler once more for int32.
-        rank, prompt = ranks[i], int(prompt_tokens[i])
+        rank, prompt = ranks[i], int(prompt_tokens[rows[i]])
         resident = prompt + age_tokens[i]
         if group.accounts.ranks[rank].load_tokens + resident > group.engines[rank].kv_tokens:
             continue
-        enqueue(group, rank, NONE, prompt, int(output_tokens[i]))
-        handle = dequeue(group, rank)
+        output = int(output_tokens[rows[i]])
+        handle = enqueue(group, rank, rows[i], prompt, output, traits, i)
+        group.seats[handle].request = NONE
+        dequeue(group, rank)
         group.seats[handle].generated_tokens = age_tokens[i]
         compute_prompt(group, rank, handle, prompt)
         ledger.grow(group.accounts, handle, age_tokens[i])

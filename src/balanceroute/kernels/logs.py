@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.kernels.jit import kernel
+from balanceroute.kernels.jit import bare_kernel
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 from balanceroute.kernels.scheduler import Group
 
@@ -48,7 +48,7 @@ class Log(NamedTuple):
     samples: SampleLog
 
 
-@kernel
+@bare_kernel
 def sample_loads(group: Group, samples: SampleLog, step: int, now_s: float) -> None:
     """Note every rank's load if this step of the log is one to be sampled."""
     if step % samples.stride[0] != 0:

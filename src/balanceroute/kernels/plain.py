@@ -74,3 +74,23 @@ def num_below(ascending: Int64Array, bound: int) -> int:
         else:
             high = middle
     return low
+
+
+@kernel
+def sort_ascending(values: Int64Array) -> None:
+    """Sort in place, for some hundreds of values (Shell's method with Ciura's gaps).
+
+    Examples
+    --------
+    >>> values = np.array([5, 3, 8, 3])
+    >>> sort_ascending(values)
+    >>> values
+    array([3, 3, 5, 8])
+    """
+    for gap in (132, 57, 23, 10, 4, 1):
+        for i in range(gap, len(values)):
+            value, j = values[i], i
+            while j >= gap and values[j - gap] > value:
+                values[j] = values[j - gap]
+                j -= gap
+            values[j] = value

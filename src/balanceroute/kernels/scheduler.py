@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from balanceroute.kernels import ledger
-from balanceroute.kernels.jit import kernel
+from balanceroute.kernels.jit import bare_kernel
 from balanceroute.kernels.ledger import Accounts, Int64Array, RecordArray
 
 NONE = -1  # end of a list
@@ -89,16 +89,33 @@ class Group(NamedTuple):
     first_handles: Int64Array  # shape (capacity,): requests that get their first token in this step
 
 
-@kernel
+@bare_kernel
 def clock_of(group: Group, rank: int) -> int:
     """Return the clock that a rank steps by."""
     return rank * len(group.clocks) // len(group.engines)
 
 
-@kernel
-def enqueue(group: Group, rank: int, request: int, prompt_tokens: int, target_tokens: int) -> int:
-    """Send a request to the end of a rank's queue and return its handle."""
-    handle = ledger.send(group.accounts, rank, prompt_tokens)
+@bare_kernel
+def enqueue(
+    group: Group,
+    rank: int,
+    request: int,
+    prompt_tokens: int,
+    target_tokens: int,
+    traits: RecordArray,
+    i: int,
+) -> int:
+    """Send a request to the end of a rank's queue and return its handle.
+
+    Row `i` of `traits` tells what else is known of it; no rows tell nothing.
+    """
+    client, max_tokens, prompt_hash = ledger.UNKNOWN, 0, 0
+    if len(traits) > 0:
+        known = traits[i]
+        client, max_tokens, prompt_hash = known.client_id, known.max_tokens, known.prompt_hash
+    handle = ledger.send(
+        group.accounts, rank, prompt_tokens, request, client, max_tokens, prompt_hash
+    )
     seat, engine = group.seats[handle], group.engines[rank]
     seat.request = request
     seat.target_tokens = target_tokens
@@ -112,7 +129,7 @@ def enqueue(group: Group, rank: int, request: int, prompt_tokens: int, target_to
     return handle
 
 
-@kernel
+@bare_kernel
 def dequeue(group: Group, rank: int) -> int:
     """Move the head of a rank's queue to the end of its running list and return its handle."""
     engine = group.engines[rank]
@@ -130,7 +147,7 @@ def dequeue(group: Group, rank: int) -> int:
     return handle
 
 
-@kernel
+@bare_kernel
 def unlink(group: Group, rank: int, handle: int) -> None:
     """Take a request out of its rank's running list."""
     engine = group.engines[rank]
@@ -145,7 +162,7 @@ def unlink(group: Group, rank: int, handle: int) -> None:
         engine.prefill_head = after
 
 
-@kernel
+@bare_kernel
 def mark_due(group: Group, clock: int, handle: int, due_step: int) -> None:
     """Enter a decoding request in the calendar."""
     seat, days = group.seats[handle], group.calendar[clock]
@@ -158,7 +175,7 @@ def mark_due(group: Group, clock: int, handle: int, due_step: int) -> None:
     days[day] = handle
 
 
-@kernel
+@bare_kernel
 def unmark_due(group: Group, clock: int, handle: int) -> None:
     """Strike a request out of the calendar."""
     seat, days = group.seats[handle], group.calendar[clock]
@@ -170,7 +187,7 @@ def unmark_due(group: Group, clock: int, handle: int) -> None:
         group.seats[seat.due_next].due_prev = seat.due_prev
 
 
-@kernel
+@bare_kernel
 def compute_prompt(group: Group, rank: int, handle: int, num_tokens: int) -> None:
     """Prefill `num_tokens` of a request; with its last one it decodes from this step on."""
     seat, clock = group.seats[handle], group.clocks[clock_of(group, rank)]
@@ -186,7 +203,7 @@ def compute_prompt(group: Group, rank: int, handle: int, num_tokens: int) -> Non
         clock.num_first += 1
 
 
-@kernel
+@bare_kernel
 def preempt_last(group: Group, rank: int) -> None:
     """Throw the request admitted last off a rank, to the front of the rank's queue."""
     accounts, engine = group.accounts, group.engines[rank]
@@ -205,7 +222,7 @@ def preempt_last(group: Group, rank: int) -> None:
         group.requests[seat.request].num_preemptions += 1
 
 
-@kernel
+@bare_kernel
 def continue_prefills(group: Group, rank: int, budget: int) -> tuple[int, bool]:
     """Spend a step's token budget on prefills under way; return what is left, and if any fell."""
     preempted = False
@@ -226,7 +243,7 @@ def continue_prefills(group: Group, rank: int, budget: int) -> tuple[int, bool]:
     return budget, preempted
 
 
-@kernel
+@bare_kernel
 def schedule_rank(group: Group, rank: int, budget_tokens: int) -> None:
     """Decide what a rank computes in the step that begins."""
     engine, there = group.engines[rank], group.accounts.ranks[rank]

@@ -6,7 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balanceroute.kernels.jit import kernel
-from balanceroute.kernels.ledger import Int64Array
+from balanceroute.kernels.ledger import Int64Array, RecordArray
+
+#: What is known of a waiting request beyond its prompt's length and arrival, shape (N,).
+REQUEST_TRAITS = np.dtype(
+    [
+        ("client_id", np.int64),  # -1 if unknown
+        ("max_tokens", np.int64),  # its own limit of output tokens; 0 if unknown
+        ("prompt_hash", np.int64),  # 0 if unknown
+        ("preferred_rank", np.int64),  # -1 if there is none
+        ("saved_tokens", np.int64),  # prompt tokens that the preferred rank would save
+    ]
+)
 
 OK, UNEQUAL, BAD_REQUEST, TWICE, BAD_RANK, RANK_FULL = 0, 1, 2, 3, 4, 5
 
@@ -61,3 +72,18 @@ def take_out(
         arrival_s[write] = arrival_s[read]
         write -= 1
     return write + 1
+
+
+@kernel
+def take_out_traits(positions: Int64Array, head: int, traits: RecordArray) -> None:
+    """Close the gaps in the traits as `take_out` does in the other columns."""
+    if len(positions) == 0:
+        return
+    write = head + positions[-1]
+    next_taken = len(positions) - 1
+    for read in range(head + positions[-1], head - 1, -1):
+        if next_taken >= 0 and read == head + positions[next_taken]:
+            next_taken -= 1
+            continue
+        traits[write] = traits[read]
+        write -= 1

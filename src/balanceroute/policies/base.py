@@ -51,6 +51,10 @@ class Policy(Protocol):
     A policy reads no clock and no network: time is ``view.now_s``. Chance comes from a
     `numpy.random.Generator` that the constructor takes as ``rng``; its other keyword arguments are
     the policy's settings. The same inputs give the same plan, byte for byte.
+
+    A class may also have ``follows_requests: ClassVar[bool] = True``. Then each view shows the
+    requests in flight (``view.entries``) and what has happened to requests since the last view
+    (``view.events``). Without it a policy sees sums per rank, and nothing is noted.
     """
 
     #: How the policy is used unless the operator says otherwise: ``"pooled"`` (late binding, the
@@ -78,6 +82,22 @@ class Policy(Protocol):
             something will call again: holding everything back while no request runs is an error.
         """
         ...
+
+
+def follows_requests(policy: Policy) -> bool:
+    """Tell whether a policy wants to see requests in flight and what happens to them.
+
+    Examples
+    --------
+    >>> class Follower:
+    ...     binding = "pooled"
+    ...     follows_requests = True
+    ...     def plan(self, view, pool):
+    ...         return Plan.oldest(np.zeros(0, np.int64))
+    >>> follows_requests(Follower())
+    True
+    """
+    return bool(getattr(policy, "follows_requests", False))
 
 
 def checked_plan(

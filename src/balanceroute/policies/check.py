@@ -13,7 +13,7 @@ import numpy as np
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError, PlanError
 from balanceroute.kernels.ledger import Int64Array
-from balanceroute.policies.base import Binding, Plan, Policy, checked_plan
+from balanceroute.policies.base import Binding, Plan, Policy, checked_plan, follows_requests
 from balanceroute.policies.registry import make_policy
 from balanceroute.policies.scenarios import SCENARIOS, Scenario, ToyGroup
 
@@ -92,6 +92,7 @@ def _play(
         rounds=rounds,
         is_immediate=binding == "immediate",
         rng=np.random.default_rng(seed),
+        follows_requests=follows_requests(twins[0]),
     )
     for number in range(1, rounds + 1):
         group.receive()

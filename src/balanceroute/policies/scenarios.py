@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
+from balanceroute.cluster.ledger import NO_EVENTS, UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.pool import Pool
+from balanceroute.cluster.traits import request_traits
 from balanceroute.cluster.view import GroupView, add_sends
-from balanceroute.kernels.ledger import Int64Array
+from balanceroute.kernels.ledger import Int64Array, RecordArray
 
 ROUND_S = 0.03  # between two plans; a load snapshot of 100 ms then serves several of them
 NEVER = (1.0, 1.0)
@@ -36,6 +37,14 @@ class Scenario:
     slow, away : tuple of float
         Begin and end, as fractions of the run, of the time in which rank 0 does nothing, and of
         that in which it has no slots.
+    loses_requests : bool
+        Whether the requests on rank 0 are aborted when its slots go.
+    preempts : bool
+        Whether a rank short of KV tokens sends its youngest request back to its queue; else its
+        oldest is aborted.
+    kappa0_tokens : float
+    speeds : tuple of float
+        As `GroupView` shows them; empty for equal ranks.
     """
 
     name: str
@@ -48,6 +57,10 @@ class Scenario:
     refresh_rounds: int = 1
     slow: tuple[float, float] = NEVER
     away: tuple[float, float] = NEVER
+    loses_requests: bool = False
+    preempts: bool = False
+    kappa0_tokens: float = 0.0
+    speeds: tuple[float, ...] = ()
 
 
 SCENARIOS = (
@@ -68,13 +81,24 @@ SCENARIOS = (
     Scenario(name="rank joins late", away=(0.0, 1 / 3)),
     Scenario(name="rank away for a while", away=(1 / 3, 2 / 3)),
     Scenario(name="rank away for good", away=(1 / 3, 1.0)),
+    Scenario(name="rank fails for a while", away=(1 / 3, 2 / 3), loses_requests=True),
+    Scenario(name="rank fails unseen", away=(1 / 3, 2 / 3), loses_requests=True, refresh_rounds=4),
+    Scenario(
+        name="preemption",
+        kv_tokens=6000,  # three prompts, and a few output tokens
+        prompt_range_tokens=(1980, 2000),
+        finish_prob=0.05,
+        preempts=True,
+    ),
+    Scenario(name="unequal ranks", kappa0_tokens=1900.0, speeds=(1.0, 1.0, 0.5, 0.75)),
 )
 
 
 class ToyGroup:
     """Ranks that give every running request one token a round, and the pool in front of them.
 
-    A rank starts queued requests first come, first served, and prefills them at once.
+    A rank starts queued requests first come, first served, and prefills them at once. Views of a
+    group with `follows_requests` show requests and events; each view is to be handed to the policy.
 
     Parameters
     ----------
@@ -86,10 +110,18 @@ class ToyGroup:
         How requests are bound.
     rng : numpy.random.Generator
         For lengths, arrivals and ends.
+    follows_requests : bool
+        Whether views show requests.
     """
 
     def __init__(
-        self, scenario: Scenario, *, rounds: int, is_immediate: bool, rng: np.random.Generator
+        self,
+        scenario: Scenario,
+        *,
+        rounds: int,
+        is_immediate: bool,
+        rng: np.random.Generator,
+        follows_requests: bool = False,
     ) -> None:
         self.pool = Pool()
         self._scenario = scenario
@@ -98,10 +130,12 @@ class ToyGroup:
         self._rng = rng
         self._round = 0
         self._num_received = 0
-        self._ledger = Ledger(num_ranks=scenario.num_ranks)
+        self._ledger = Ledger(num_ranks=scenario.num_ranks, keeps_events=follows_requests)
         self._queues: list[list[int]] = [[] for _ in range(scenario.num_ranks)]
         self._running: list[list[int]] = [[] for _ in range(scenario.num_ranks)]
         self._seen = self._ledger.ranks.copy()
+        self._entries = self._ledger.accounts.entries.copy()
+        self._speeds = np.array(scenario.speeds) if scenario.speeds else None
 
     @property
     def now_s(self) -> float:
@@ -116,27 +150,56 @@ class ToyGroup:
         prompts = self._rng.integers(shortest, longest, num_new, endpoint=True)
         ids = np.arange(self._num_received, self._num_received + num_new)
         self._num_received += num_new
-        self.pool.append(ids, prompts, self.now_s)
+        self.pool.append(ids, prompts, self.now_s, self._traits(ids, prompts))
+
+    def _traits(self, ids: Int64Array, prompts: Int64Array) -> RecordArray:
+        """Return a mixture of all that may be known, or not, of requests."""
+        preferred_ranks = ids % (self._scenario.num_ranks + 1) - 1
+        return request_traits(
+            len(ids),
+            client_ids=ids % 5 - 1,
+            max_tokens=np.where(ids % 3 == 0, 0, self._rounds + ids % 7),
+            prompt_hashes=ids % 11,
+            preferred_ranks=preferred_ranks,
+            saved_tokens=np.where(preferred_ranks >= 0, prompts // 2, 0),
+        )
 
     def view(self) -> GroupView:
         """Return what the router knows."""
+        events = NO_EVENTS
         if self._round % self._scenario.refresh_rounds == 0:
             self._seen = self._ledger.ranks.copy()
-        return GroupView.of_accounts(
+            if self._ledger.keeps_events:
+                self._entries = self._ledger.accounts.entries.copy()
+                events = self._ledger.take_events()
+        view = GroupView.of_accounts(
             self._seen,
             self._ledger.ranks,
             now_s=self.now_s,
             is_immediate=self._is_immediate,
             num_slots=self._num_slots(),
             kv_capacity_tokens=np.full(self._scenario.num_ranks, self._scenario.kv_tokens),
+            kappa0_tokens=self._scenario.kappa0_tokens,
+            speeds=self._speeds,
         )
+        if not self._ledger.keeps_events:
+            return view
+        return view.with_requests(self._entries, self._seen["clock"], events)
 
     def send(self, requests: Int64Array, ranks: Int64Array) -> None:
         """Carry a plan out."""
-        prompts = self.pool.view().prompt_tokens[requests]
-        for rank, tokens in zip(ranks.tolist(), prompts.tolist(), strict=True):
-            self._queues[rank].append(self._ledger.send(rank=rank, prompt_tokens=tokens))
-        add_sends(self._seen, ranks, prompts)
+        waiting = self.pool.view()
+        for i, rank in zip(requests.tolist(), ranks.tolist(), strict=True):
+            handle = self._ledger.send(
+                rank=rank,
+                prompt_tokens=int(waiting.prompt_tokens[i]),
+                request=int(waiting.ids[i]),
+                client=int(waiting.client_ids[i]),
+                max_tokens=int(waiting.max_tokens[i]),
+                prompt_hash=int(waiting.prompt_hashes[i]),
+            )
+            self._queues[rank].append(handle)
+        add_sends(self._seen, ranks, waiting.prompt_tokens[requests])
         self.pool.take(requests)
 
     def step(self) -> None:
@@ -145,7 +208,13 @@ class ToyGroup:
         for rank, num_slots in enumerate(self._num_slots().tolist()):
             if rank > 0 or not is_slow:
                 self._step_rank(rank, num_slots)
+        was_away = self._is_in(self._scenario.away)
         self._round += 1
+        if self._scenario.loses_requests and self._is_in(self._scenario.away) and not was_away:
+            for handle in (*self._running[0], *self._queues[0]):
+                self._ledger.finish(handle, has_completed=False)
+            self._running[0].clear()
+            self._queues[0].clear()
 
     def _step_rank(self, rank: int, num_slots: int) -> None:
         there, queue = self._ledger.ranks[rank], self._queues[rank]
@@ -157,14 +226,17 @@ class ToyGroup:
             self._ledger.start(queue[0])
             self._ledger.prefill(queue[0], due_tokens)
             running.append(queue.pop(0))
-        # The oldest end where the next token would not fit, others by chance.
         while running and there["load_tokens"] + len(running) > self._scenario.kv_tokens:
-            self._ledger.finish(running.pop(0))
+            if self._scenario.preempts and len(running) > 1:
+                queue.insert(0, running.pop())
+                self._ledger.preempt(queue[0])
+            else:
+                self._ledger.finish(running.pop(0), has_completed=False)
+        self._ledger.step(rank)
         for handle in tuple(running):
             if self._rng.random() < self._scenario.finish_prob:
                 running.remove(handle)
                 self._ledger.finish(handle)
-        self._ledger.step(rank)
 
     def _num_slots(self) -> Int64Array:
         num_slots = np.full(self._scenario.num_ranks, self._scenario.num_slots)

@@ -26,6 +26,7 @@ def check_workload(workload: Workload, config: SimConfig) -> None:
                 f"{name}: request {shortest + 1} has {tokens[shortest]} {what} tokens; "
                 "at least 1 is needed"
             )
+    _check_known(workload)
     if not config.is_saturated:
         _check_arrivals(workload)
     if config.kv_tokens is None:
@@ -37,6 +38,26 @@ def check_workload(workload: Workload, config: SimConfig) -> None:
             f"{name}: request {largest + 1} needs {whole[largest]} KV tokens (prompt "
             f"{prompts[largest]}, output {outputs[largest]}), but a "
             f"rank has {config.kv_tokens}; raise --kv-tokens to at least {whole[largest]}"
+        )
+
+
+def _check_known(workload: Workload) -> None:
+    """See that what is known beyond lengths and arrivals can be true."""
+    name, limits = workload.name, workload.max_tokens
+    for what in ("client_ids", "max_tokens", "prompt_hashes"):
+        values = workload.columns.get(what)
+        if values is not None and len(values) != workload.num_requests:
+            raise ConfigError(
+                f"{name} has {len(values)} {what} for {workload.num_requests} requests"
+            )
+    if limits is None:
+        return
+    is_wrong = (limits != 0) & (limits < workload.output_tokens)
+    if is_wrong.any():
+        row = int(is_wrong.argmax())
+        raise ConfigError(
+            f"{name}: request {row + 1} has max_tokens {limits[row]} and "
+            f"{workload.output_tokens[row]} output tokens; write 0 for a limit that is not known"
         )
 
 

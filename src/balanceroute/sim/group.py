@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
+from balanceroute.cluster.traits import NO_TRAITS, request_traits
 from balanceroute.kernels import lockstep
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 from balanceroute.kernels.lockstep import StepCost
@@ -28,14 +29,20 @@ class SimGroup:
         Ranks, limits and costs.
     workload : Workload
         Requests; dispatched by row.
+    keeps_events : bool
+        Whether the ledger notes what happens to requests.
     """
 
-    def __init__(self, config: SimConfig, workload: Workload) -> None:
+    def __init__(
+        self, config: SimConfig, workload: Workload, *, keeps_events: bool = False
+    ) -> None:
         num_ranks = config.num_ranks
         num_beyond_slots = min(2 * config.pool_target, workload.num_requests)
         capacity = num_ranks * config.num_slots + num_beyond_slots
-        self.ledger = Ledger(num_ranks=num_ranks, capacity=capacity)
+        self.ledger = Ledger(num_ranks=num_ranks, capacity=capacity, keeps_events=keeps_events)
         self._workload = workload
+        known = ("client_ids", "max_tokens", "prompt_hashes")
+        self._known = {name: workload.columns[name] for name in known if name in workload.columns}
         self._cost = StepCost(
             config.step_time.constant_s,
             config.step_time.s_per_token,
@@ -99,25 +106,38 @@ class SimGroup:
         """Let an idle group's clocks jump to `now_s`."""
         self._clocks["now_s"] = now_s
 
+    def traits(self, rows: Int64Array) -> RecordArray:
+        """Return what the workload tells of requests beyond lengths and arrivals."""
+        if not self._known:
+            return NO_TRAITS
+        known = {name: values[rows] for name, values in self._known.items()}
+        return request_traits(len(rows), **known)
+
     def advance(self, until_s: float, pause: int) -> int:
         """Run steps; see `balanceroute.kernels.lockstep.advance`."""
         while True:
             reason = lockstep.advance(self._group, self._cost, self._log, until_s, pause)
-            if reason != lockstep.LOG_FULL:
+            if reason == lockstep.LOG_FULL:
+                steps = _widen(self._log.steps, 2 * len(self._log.steps))
+                self._log = self._log._replace(steps=steps)
+            elif reason == lockstep.EVENTS_FULL:
+                self._reserve(0, num_events=self.ledger.num_in_flight)
+            else:
                 return int(reason)
-            steps = _widen(self._log.steps, 2 * len(self._log.steps))
-            self._log = self._log._replace(steps=steps)
 
     def dispatch(self, requests: Int64Array, ranks: Int64Array, now_s: float) -> None:
         """Send rows of the workload to ranks at `now_s`, in order."""
-        self._reserve(len(requests))
+        self._reserve(len(requests), num_events=len(requests))
         prompts, outputs = self._workload.prompt_tokens, self._workload.output_tokens
-        lockstep.dispatch(self._group, requests, ranks, prompts, outputs, now_s)
+        traits = self.traits(requests)
+        lockstep.dispatch(self._group, requests, ranks, prompts, outputs, traits, now_s)
 
     def fill(self, rows: Int64Array, ranks: Int64Array, ages: Int64Array) -> None:
         """Start copies of workload rows on ranks as if they had been running for a while."""
+        self._reserve(len(rows), num_events=len(rows))
         prompts, outputs = self._workload.prompt_tokens, self._workload.output_tokens
-        lockstep.fill(self._group, ranks, prompts[rows], outputs[rows], ages)
+        traits = self.traits(rows)
+        lockstep.fill(self._group, rows, ranks, prompts, outputs, traits, ages)
 
     def step_records(self) -> StepRecords:
         """Return what the steps so far have logged."""
@@ -139,13 +159,16 @@ class SimGroup:
         size = int(samples.size[0])
         return LoadSamples(time_s=samples.time_s[:size], load_tokens=samples.load_tokens[:size])
 
-    def _reserve(self, num_requests: int) -> None:
-        before = self.ledger.capacity
+    def _reserve(self, num_requests: int, *, num_events: int) -> None:
+        """Make room in the ledger, and wherever else there is a row for each handle."""
         self.ledger.reserve(num_requests)
-        if self.ledger.capacity > before:
+        self.ledger.reserve_events(num_events)
+        if self.ledger.accounts is self._group.accounts:
+            return
+        if self.ledger.capacity > len(self._seats):
             self._seats = _widen(self._seats, self.ledger.capacity)
             self._first_handles = _widen(self._first_handles, self.ledger.capacity)
-            self._group = self._assemble()
+        self._group = self._assemble()
 
     def _assemble(self) -> Group:
         return Group(

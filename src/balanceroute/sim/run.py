@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from balanceroute.cluster.pool import Pool
 from balanceroute.errors import ConfigError, PlanError
 from balanceroute.kernels.lockstep import ALWAYS, BOUNDARY, DUE, NEVER, WHEN_SLOT_FREE
-from balanceroute.policies.base import Policy, checked_plan
+from balanceroute.policies.base import Policy, checked_plan, follows_requests
 from balanceroute.sim.checks import arrival_times, check_workload
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.group import SimGroup
@@ -93,7 +93,8 @@ class _Run:
         self._policy = policy
         self._binding = config.binding_of(policy.binding)
         self._is_immediate = self._binding == "immediate"
-        self._group = SimGroup(config, workload)
+        self._follows_requests = follows_requests(policy)
+        self._group = SimGroup(config, workload, keeps_events=self._follows_requests)
         self._pool = Pool(capacity=min(2 * config.pool_target, workload.num_requests) + 1024)
         self._arrival_s = arrival_times(workload, config)
         self._next_row = 0
@@ -109,6 +110,8 @@ class _Run:
             self._group.kv_tokens,
             staleness_s=config.staleness_s,
             is_immediate=self._is_immediate,
+            kappa0_tokens=config.step_time.kappa0_tokens,
+            speeds=np.array(config.rank_speeds) if config.rank_speeds else None,
         )
 
     def records(self, label: str, seed: int, on_progress: Progress | None) -> RunRecords:
@@ -217,7 +220,8 @@ class _Run:
         """Pool the requests up to row `end`, or bind them at once."""
         begin, self._next_row = self._next_row, end
         prompts = self._workload.prompt_tokens[begin:end]
-        self._pool.append(np.arange(begin, end), prompts, arrival_s)
+        rows = np.arange(begin, end)
+        self._pool.append(rows, prompts, arrival_s, self._group.traits(rows))
         if not self._is_immediate:
             return
         self._plan_pool()
@@ -229,6 +233,8 @@ class _Run:
         max_sends = view.max_sends
         if not max_sends.any():
             return
+        if self._follows_requests:
+            view = self._observer.view_of_requests(view)
         waiting_requests = self._pool.view()
         began_ns = time.perf_counter_ns()
         plan = self._policy.plan(view, waiting_requests)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
-from balanceroute.cluster.ledger import Ledger
+from balanceroute.cluster.ledger import Ledger, join_events
 from balanceroute.cluster.view import GroupView, add_sends
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 
@@ -27,6 +28,10 @@ class Observer:
         S, seconds; 0 shows the accounts as they are.
     is_immediate : bool
         How the policy binds.
+    kappa0_tokens : float
+        Tokens that make a step as much longer as one more running request does.
+    speeds : float64 array, shape (G,), or None
+        Relative speeds of the ranks; None: all are equal.
     """
 
     def __init__(
@@ -37,12 +42,18 @@ class Observer:
         *,
         staleness_s: float,
         is_immediate: bool,
+        kappa0_tokens: float = 0.0,
+        speeds: NDArray[np.float64] | None = None,
     ) -> None:
         self._ledger = ledger
         self._num_slots = num_slots
         self._kv_tokens = kv_tokens
         self._staleness_s = staleness_s
         self._is_immediate = is_immediate
+        self._kappa0_tokens = kappa0_tokens
+        self._speeds = speeds
+        self._entries: RecordArray = ledger.accounts.entries
+        self._events: list[RecordArray] = []  # published and not yet handed to the policy
         self._seen: RecordArray = ledger.ranks
         self.next_publication_s = np.inf
         if staleness_s > 0:
@@ -60,6 +71,9 @@ class Observer:
         only, so publications before it would show nothing new and are skipped.
         """
         self._seen = self._ledger.ranks.copy()
+        if self._ledger.keeps_events:
+            self._entries = self._ledger.accounts.entries.copy()
+            self._events.append(self._ledger.take_events())
         period_s = self._staleness_s
         num_periods = max(np.floor(now_s / period_s) + 1, np.ceil(quiet_until_s / period_s))
         # Rounding must not put the next publication at or before this one.
@@ -81,4 +95,15 @@ class Observer:
             is_immediate=self._is_immediate,
             num_slots=self._num_slots,
             kv_capacity_tokens=self._kv_tokens,
+            kappa0_tokens=self._kappa0_tokens,
+            speeds=self._speeds,
         )
+
+    def view_of_requests(self, view: GroupView) -> GroupView:
+        """Return a view with the requests, to be handed to the policy: its events go with it."""
+        if self._staleness_s == 0:
+            self._entries = self._ledger.accounts.entries
+            self._events.append(self._ledger.take_events())
+        events = join_events(self._events)
+        self._events.clear()
+        return view.with_requests(self._entries, self._seen["clock"], events)

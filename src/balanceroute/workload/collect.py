@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,8 @@ from numpy.typing import NDArray
 from balanceroute.errors import TraceError
 from balanceroute.types import Workload
 from balanceroute.workload.arrivals import spread_ticks
-from balanceroute.workload.formats import Layout
+from balanceroute.workload.layout import Layout
 from balanceroute.workload.parse import Batch
-
-Scalar = TypeVar("Scalar", np.int32, np.float64)
 
 
 class Collector:
@@ -35,10 +33,7 @@ class Collector:
         self._path = path
         self._layout = layout
         self._is_sorted_later = is_sorted_later
-        self._prompts: list[NDArray[np.int32]] = []
-        self._outputs: list[NDArray[np.int32]] = []
-        self._arrivals: list[NDArray[np.float64]] = []
-        self._clients: list[NDArray[np.int32]] = []
+        self._parts: dict[str, list[NDArray[Any]]] = {}
         self._id_hashes: list[NDArray[np.int64]] = []
         self._num_without_output = 0
         self._num_without_prompt = 0
@@ -66,12 +61,17 @@ class Collector:
         keep = has_output & (batch.prompt > 0)
         self._num_without_output += len(keep) - int(has_output.sum())
         self._num_without_prompt += int(has_output.sum()) - int(keep.sum())
-        self._prompts.append(batch.prompt[keep].astype(np.int32))
-        self._outputs.append(batch.output[keep].astype(np.int32))
-        if batch.arrival_s is not None:
-            self._arrivals.append(batch.arrival_s[keep])
-        if batch.client is not None:
-            self._clients.append(batch.client[keep].astype(np.int32))
+        for name, values, dtype in (
+            ("prompt_tokens", batch.prompt, np.int32),
+            ("output_tokens", batch.output, np.int32),
+            ("arrival_s", batch.arrival_s, np.float64),
+            ("client_ids", batch.client, np.int32),
+            ("max_tokens", batch.max_tokens, np.int32),
+            ("prompt_hashes", batch.prompt_hash, np.int64),
+        ):
+            if values is not None:
+                kept = values[keep].astype(dtype, copy=False)
+                self._parts.setdefault(name, []).append(kept)
 
     def may_have_duplicate_ids(self) -> bool:
         """Return whether two requests have ids of the same hash."""
@@ -87,32 +87,24 @@ class Collector:
         TraceError
             If no row is left.
         """
-        if not any(map(len, self._prompts)):
+        if not any(map(len, self._parts.get("prompt_tokens", ()))):
             raise self._nothing_left()
-        prompt_tokens, output_tokens = _join(self._prompts), _join(self._outputs)
+        columns = {name: _join(parts) for name, parts in self._parts.items()}
         notes = self._notes_on_rows()
-        arrival_s = _join(self._arrivals) if self._layout.arrival else None
-        client_ids = _join(self._clients) if self._layout.client else None
+        arrival_s = columns.get("arrival_s")
         if arrival_s is None:
             notes.append("The file has no arrival times.")
         else:
             if self._is_sorted_later and np.any(arrival_s[1:] < arrival_s[:-1]):
                 order = np.argsort(arrival_s, kind="stable")
-                arrival_s = arrival_s[order]
-                prompt_tokens, output_tokens = prompt_tokens[order], output_tokens[order]
-                client_ids = None if client_ids is None else client_ids[order]
+                for name, values in columns.items():  # one by one, so that old ones go at once
+                    columns[name] = values[order]
+                arrival_s = columns["arrival_s"]
                 notes.append("Rows were sorted by arrival.")
             arrival_s -= arrival_s[0]
             if self._layout.has_ticks:
                 notes += spread_ticks(arrival_s)
-        return Workload(
-            name=self._path.name,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            arrival_s=arrival_s,
-            client_ids=client_ids,
-            notes=tuple(notes),
-        )
+        return Workload(name=self._path.name, notes=tuple(notes), **columns)
 
     def _nothing_left(self) -> TraceError:
         if self.num_rows:
@@ -130,7 +122,7 @@ class Collector:
         ]
 
 
-def _join(parts: list[NDArray[Scalar]]) -> NDArray[Scalar]:
-    whole = np.concatenate(parts)
+def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    whole: NDArray[Any] = np.concatenate(parts)
     parts.clear()
     return whole

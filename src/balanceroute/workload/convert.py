@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from balanceroute.errors import ConfigError, OutputError
 from balanceroute.types import Workload
@@ -21,8 +23,9 @@ SUFFIXES = (*COMPRESSIONS, ".parquet")
 def write_trace(workload: Workload, path: str | Path) -> None:
     """Write a workload to a file that `read_trace` reads back unchanged.
 
-    Columns are ``arrival_s,prompt_tokens,output_tokens`` and ``client``, the first and last only if
-    the workload has them. The file appears whole or not at all; an existing one is replaced.
+    Columns are ``arrival_s,prompt_tokens,output_tokens,client,max_tokens,prompt_hash``; all but the
+    lengths only if the workload has them. The file appears whole or not at all; an existing one is
+    replaced.
 
     Parameters
     ----------
@@ -65,27 +68,30 @@ def write_trace(workload: Workload, path: str | Path) -> None:
 def _schema(workload: Workload) -> pa.Schema:
     import pyarrow as pa
 
-    fields = [("prompt_tokens", pa.int32()), ("output_tokens", pa.int32())]
-    if workload.arrival_s is not None:
-        fields.insert(0, ("arrival_s", pa.float64()))
-    if workload.client_ids is not None:
-        fields.append(("client", pa.int32()))
-    return pa.schema(fields)
+    types = {"arrival_s": pa.float64(), "prompt_hash": pa.int64()}
+    return pa.schema([(name, types.get(name, pa.int32())) for name in _columns(workload)])
+
+
+def _columns(workload: Workload) -> dict[str, NDArray[Any]]:
+    """Return the arrays that there are, by their names in a file, in its order."""
+    columns = {
+        "arrival_s": workload.arrival_s,
+        "prompt_tokens": workload.prompt_tokens,
+        "output_tokens": workload.output_tokens,
+        "client": workload.client_ids,
+        "max_tokens": workload.max_tokens,
+        "prompt_hash": workload.prompt_hashes,
+    }
+    return {name: values for name, values in columns.items() if values is not None}
 
 
 def _batches(workload: Workload) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
     schema = _schema(workload)
-    columns = {
-        "arrival_s": workload.arrival_s,
-        "prompt_tokens": workload.prompt_tokens,
-        "output_tokens": workload.output_tokens,
-        "client": workload.client_ids,
-    }
-    present = [values for values in columns.values() if values is not None]
+    columns = _columns(workload).values()
     for start in range(0, workload.num_requests, WRITE_ROWS):
-        arrays = [pa.array(values[start : start + WRITE_ROWS]) for values in present]
+        arrays = [pa.array(values[start : start + WRITE_ROWS]) for values in columns]
         yield pa.record_batch(arrays, schema=schema)
 
 

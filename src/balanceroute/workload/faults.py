@@ -91,6 +91,10 @@ def _value_reason(row: dict[str, object], parser: TextParser) -> str:
     for column in layout.number_columns:
         if not _is_number(row.get(column), is_text_allowed=not parser.is_json):
             return f"{column} is {shown(row.get(column))}, not a number"
+    if layout.prompt_hash:
+        value = row.get(layout.prompt_hash)
+        if not _is_integer(value, is_text=not parser.is_json):
+            return f"{layout.prompt_hash} is {shown(value)}, not a whole number of 64 bits"
     if layout.is_date and layout.arrival:
         value = row.get(layout.arrival)
         example = "2024-05-10 00:00:00.5" + ("+00:00" if layout.has_zone else "")
@@ -108,3 +112,14 @@ def _is_number(value: object, *, is_text_allowed: bool) -> bool:
         except ValueError:
             return False
     return not isinstance(value, bool | dict | list)
+
+
+def _is_integer(value: object, *, is_text: bool) -> bool:
+    if value is None or (is_text and value == ""):
+        return True
+    if isinstance(value, bool) or not isinstance(value, str if is_text else int):
+        return False
+    try:
+        return -(2**63) <= int(value) < 2**63
+    except ValueError:
+        return False

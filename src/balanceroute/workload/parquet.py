@@ -11,7 +11,7 @@ from balanceroute.errors import TraceError
 from balanceroute.types import Workload
 from balanceroute.workload.collect import Collector
 from balanceroute.workload.faults import shown
-from balanceroute.workload.formats import NS_PER_S, Layout, find_layout
+from balanceroute.workload.layout import NS_PER_S, Layout, find_layout
 from balanceroute.workload.parse import Batch, ParseError, to_batch, with_dates
 from balanceroute.workload.rules import find_fault
 from balanceroute.workload.text import Progress
@@ -87,7 +87,7 @@ def _checked_batch(path: Path, table: pa.Table, layout: Layout, collector: Colle
     except ParseError as error:
         last_row = collector.num_rows + table.num_rows
         raise TraceError(
-            f"{path} rows {first_row} to {last_row}: {error}; store tokens and arrivals as numbers"
+            f"{path} rows {first_row} to {last_row}: {error}; store the column as numbers"
         ) from error
     fault = find_fault(
         batch,

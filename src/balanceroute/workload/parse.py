@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.workload.formats import NS_PER_S, Layout, date_base_ns
+from balanceroute.workload.layout import NS_PER_S, Layout, date_base_ns
 from balanceroute.workload.text import Block
 
 if TYPE_CHECKING:
@@ -40,6 +40,10 @@ class Batch:
         Seconds; of dates, seconds from `Layout.base_ns`.
     client : float64 array or None
         Tenant numbers.
+    max_tokens : float64 array or None
+        Output limits; 0 where a row has none.
+    prompt_hash : int64 array or None
+        Hashes of the prompts; 0 where a row has none.
     id_hashes : int64 array or None
         Hashes of the request ids; 0 where a row has none.
     """
@@ -48,6 +52,8 @@ class Batch:
     output: NDArray[np.float64]
     arrival_s: NDArray[np.float64] | None
     client: NDArray[np.float64] | None
+    max_tokens: NDArray[np.float64] | None
+    prompt_hash: NDArray[np.int64] | None
     id_hashes: NDArray[np.int64] | None
 
 
@@ -105,6 +111,8 @@ class TextParser:
 
         types = dict.fromkeys(self.layout.columns, pa.string())
         types.update(dict.fromkeys(self.layout.number_columns, pa.float64()))
+        if self.layout.prompt_hash:
+            types[self.layout.prompt_hash] = pa.int64()
         return arrow_csv.read_csv(
             pa.BufferReader(data),
             read_options=arrow_csv.ReadOptions(
@@ -121,6 +129,8 @@ class TextParser:
 
         fields = {column: pa.string() for column in self.layout.columns}
         fields.update(dict.fromkeys(self.layout.number_columns, pa.float64()))
+        if self.layout.prompt_hash:
+            fields[self.layout.prompt_hash] = pa.int64()
         if self.layout.request_id and not self.has_text_ids:
             fields[self.layout.request_id] = pa.int64()
         return arrow_json.read_json(
@@ -202,6 +212,8 @@ def to_batch(table: pa.Table, layout: Layout) -> Batch:
             output=_numbers(table[layout.output]),
             arrival_s=_arrivals(table[layout.arrival], layout) if layout.arrival else None,
             client=_numbers(table[layout.client]) if layout.client else None,
+            max_tokens=_limits(table[layout.max_tokens]) if layout.max_tokens else None,
+            prompt_hash=_integers(table[layout.prompt_hash]) if layout.prompt_hash else None,
             id_hashes=_hashes(table[layout.request_id]) if layout.request_id else None,
         )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -214,6 +226,22 @@ def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     if pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
         raise ParseError(f"holds {column.type} where numbers belong")
     values: NDArray[np.float64] = column.cast(pa.float64(), safe=False).to_numpy()
+    return values
+
+
+def _limits(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    limits = _numbers(column)
+    return np.where(np.isnan(limits), 0.0, limits)
+
+
+def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return 64-bit numbers, which float64 would not hold exactly."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+        raise ParseError(f"holds {column.type} where whole numbers of 64 bits belong")
+    values: NDArray[np.int64] = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
     return values
 
 

@@ -11,8 +11,8 @@ from balanceroute.errors import TraceError
 from balanceroute.types import Workload
 from balanceroute.workload.collect import Collector
 from balanceroute.workload.faults import count_parseable, shown, unparseable
-from balanceroute.workload.formats import date_base_ns, find_layout
 from balanceroute.workload.ids import check_text_ids
+from balanceroute.workload.layout import date_base_ns, find_layout
 from balanceroute.workload.parquet import read_parquet
 from balanceroute.workload.parse import (
     Batch,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.workload.formats import Layout
+from balanceroute.workload.layout import Layout
 from balanceroute.workload.parse import Batch
 
 MAX_TOKENS = 100_000_000  # a thousand times the longest published context; int32 holds it
@@ -65,6 +65,9 @@ def find_fault(
     ]
     if batch.client is not None and layout.client is not None:
         faults += _client_faults(batch.client, layout.client)
+    if batch.max_tokens is not None and layout.max_tokens is not None:
+        faults += _token_faults(batch.max_tokens, layout.max_tokens)
+        faults += _limit_faults(batch.max_tokens, batch.output, layout.max_tokens)
     if batch.arrival_s is not None and layout.arrival is not None and len(batch.arrival_s):
         first = float(batch.arrival_s[0]) if first_s is None else first_s
         faults += _arrival_faults(batch.arrival_s, layout, first)
@@ -100,6 +103,16 @@ def _client_faults(clients: NDArray[np.float64], column: str) -> Iterator[Fault]
     if row is not None:
         cure = f"number the clients from 0 to {MAX_CLIENT}, or rename the column"
         yield Fault(row=row, column=column, problem="not a client number", cure=cure)
+
+
+def _limit_faults(
+    max_tokens: NDArray[np.float64], output: NDArray[np.float64], column: str
+) -> Iterator[Fault]:
+    row = _first_false(~((max_tokens > 0) & (max_tokens < output)))
+    if row is not None:
+        problem = f"less than the row's {output[row]:.0f} output tokens"
+        cure = "correct the row, or write 0 for a limit that is not known"
+        yield Fault(row=row, column=column, problem=problem, cure=cure)
 
 
 def _arrival_faults(

@@ -96,20 +96,13 @@ def resize(workload: Workload, num_requests: int, *, seed: int) -> Workload:
 
 def head(workload: Workload, num_requests: int) -> Workload:
     """Return the first requests of a workload, all of them if it has no more."""
-    arrival_s, client_ids = workload.arrival_s, workload.client_ids
-    return replace(
-        workload,
-        prompt_tokens=workload.prompt_tokens[:num_requests],
-        output_tokens=workload.output_tokens[:num_requests],
-        arrival_s=None if arrival_s is None else arrival_s[:num_requests],
-        client_ids=None if client_ids is None else client_ids[:num_requests],
-    )
+    return workload.select(slice(num_requests))
 
 
 def draw(workload: Workload, *, num_requests: int, seed: int) -> Workload:
     """Draw whole requests from a workload with replacement.
 
-    Prompt, output and client of a request stay together; arrival times are dropped.
+    What is known of a request stays together, but for its arrival time, which is dropped.
 
     Parameters
     ----------
@@ -146,19 +139,14 @@ def draw(workload: Workload, *, num_requests: int, seed: int) -> Workload:
     rng = np.random.default_rng(seed)
     rows = rng.integers(workload.num_requests, size=num_requests, dtype=np.int32)
     note = f"{num_requests:,} requests drawn with replacement with seed {seed}."
-    client_ids = workload.client_ids
-    return replace(
-        workload,
-        prompt_tokens=workload.prompt_tokens[rows],
-        output_tokens=workload.output_tokens[rows],
-        arrival_s=None,
-        client_ids=None if client_ids is None else client_ids[rows],
-        notes=(*workload.notes, note),
-    )
+    return replace(workload, arrival_s=None, notes=(*workload.notes, note)).select(rows)
 
 
 def fingerprint(workload: Workload) -> str:
-    """Return 16 hexadecimal digits that identify lengths and arrivals, whatever their source.
+    """Return 16 hexadecimal digits that identify the requests, whatever their source.
+
+    They depend on lengths and arrivals and, where there are such columns, on clients, output limits
+    and prompt hashes, since a policy may go by those.
 
     Examples
     --------
@@ -169,6 +157,9 @@ def fingerprint(workload: Workload) -> str:
     digest = hashlib.sha256()
     for values in (workload.prompt_tokens, workload.output_tokens, workload.arrival_s):
         digest.update(b"-" if values is None else np.ascontiguousarray(values).tobytes())
+    for name in ("client_ids", "max_tokens", "prompt_hashes"):
+        if name in workload.columns:
+            digest.update(name.encode() + np.ascontiguousarray(workload.columns[name]).tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -1,0 +1,47 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from balanceroute.errors import OutputError
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file by way of a temporary one beside it, creating its directory if need be.
+
+    A reader sees the old content or the new, never a part; after a failure nothing new is left.
+
+    Parameters
+    ----------
+    path : Path
+        Where the file goes. A file that is there is replaced.
+    data : bytes
+        Its content.
+
+    Raises
+    ------
+    OutputError
+        If the path is a directory, or the operating system refuses, for instance because the disk
+        is full.
+    """
+    try:
+        if path.is_dir():
+            raise OutputError(f"{path}: is a directory; name a file in it")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"{path}: cannot write {len(data):,} bytes: {reason}; free some space or choose "
+            "another directory"
+        ) from error
