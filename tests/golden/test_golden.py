@@ -16,7 +16,7 @@ import pytest
 
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.policies import Plan, Policy, make_policy
-from balanceroute.policies.base import Binding
+from balanceroute.policies.base import Binding, follows_requests
 from balanceroute.policies.registry import BUILT_IN
 from balanceroute.sim.config import SimConfig, StepTime
 from balanceroute.sim.run import simulate
@@ -28,6 +28,7 @@ SPECS = (
     "smg_least_load,window_s=0.1",  # measures throughput within the run
     "br_0,select_by=margin",
     "br_0,r_max=8,s_greedy=0",
+    "br_h,projection=hard",
 )
 
 NUM_REQUESTS = 120
@@ -47,6 +48,7 @@ class Recorder:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self.follows_requests = follows_requests(policy)
         self.lines: list[str] = []
 
     def plan(self, view: GroupView, pool: PoolView) -> Plan:

@@ -92,27 +92,49 @@ def best_subset_by_sums(
     >>> best_subset_by_sums(np.array([700, 400, 500, 90]), 1000, 4, 10**9, 8)
     array([1, 2, 3])
     """
+    sums, within, beyond, beyond_item = nearest_sums(sizes, margin, max_requests, limit)
+    if beyond == NONE:
+        return trace_back(sums, within, NONE)
+    f_within = f_score(sums.total[within], margin, num_ranks)
+    f_beyond = f_score(sums.total[beyond] + sizes[beyond_item], margin, num_ranks)
+    if within == 0 or f_beyond > f_within:
+        return trace_back(sums, beyond, beyond_item)
+    return trace_back(sums, within, NONE)
+
+
+@kernel
+def nearest_sums(
+    sizes: Int64Array, peak: int, max_requests: int, limit: int
+) -> tuple[Sums, int, int, int]:
+    """Return the largest sum up to `peak`, and the smallest beyond it, that sets can reach.
+
+    Returns
+    -------
+    tuple of Sums and three int
+        All sums up to the peak; the row of the largest of them (0, the empty set, if no other is
+        allowed); and a row and the request that together make the smallest sum beyond the peak,
+        both `NONE` if there is no such sum.
+
+    Examples
+    --------
+    >>> sums, within, beyond, item = nearest_sums(np.array([7, 4, 5]), 10, 3, 99)
+    >>> sums.total[[within, beyond]], item  # 4 + 5, and 7 with the 4 at position 1
+    (array([9, 7]), 1)
+    """
     sums, num_sums = room_for_sums(64), 1
     by_total = np.zeros(1, np.int64)  # rows with different totals, ascending
-    beyond, beyond_item = NONE, NONE  # the row and the request that make the smallest sum beyond
+    beyond, beyond_item = NONE, NONE
     for i in range(len(sizes)):
         if num_sums + len(by_total) > len(sums.total):
             sums = widen(sums, 2 * (num_sums + len(by_total)))
-        row = first_beyond(sums, by_total, sizes[i], margin, max_requests)
+        row = first_beyond(sums, by_total, sizes[i], peak, max_requests)
         if row != NONE and sums.total[row] + sizes[i] <= limit:
             reached = sums.total[row] + sizes[i]
             if beyond == NONE or reached < sums.total[beyond] + sizes[beyond_item]:
                 beyond, beyond_item = row, i
-        most = min(margin, limit)
+        most = min(peak, limit)
         by_total, num_sums = add_request(sums, num_sums, by_total, i, sizes[i], max_requests, most)
-    best = by_total[-1]
-    if beyond == NONE:
-        return trace_back(sums, best, NONE)
-    f_within = f_score(sums.total[best], margin, num_ranks)
-    f_beyond = f_score(sums.total[beyond] + sizes[beyond_item], margin, num_ranks)
-    if best == 0 or f_beyond > f_within:
-        return trace_back(sums, beyond, beyond_item)
-    return trace_back(sums, best, NONE)
+    return sums, by_total[-1], beyond, beyond_item
 
 
 @kernel

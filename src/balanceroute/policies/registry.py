@@ -7,22 +7,23 @@ named as ``path/to/file.py:ClassName``.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import importlib.util
 import inspect
 import sys
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balanceroute.errors import ConfigError
 from balanceroute.policies.base import Policy
+from balanceroute.specs import parse_setting, read_settings, unknown
 
 ENTRY_POINT_GROUP = "balanceroute.policies"
 
@@ -39,7 +40,12 @@ BUILT_IN = {
     "trtllm_adp": "engines:TrtllmAdp",
     "smg_least_load": "engines:SmgLeastLoad",
     "br_0": "balance_route:Br0",
+    "br_h": "look_ahead:BrH",
+    "br_auto": "auto:BrAuto",
 }
+
+
+GIVEN = ("rng", "output_tokens")  # arguments that come from the caller, not from the user
 
 
 def policy_names() -> list[str]:
@@ -54,7 +60,12 @@ def policy_names() -> list[str]:
     return [*BUILT_IN, *(name for name in installed if name not in BUILT_IN)]
 
 
-def make_policy(spec: str, *, rng: np.random.Generator) -> Policy:
+def make_policy(
+    spec: str,
+    *,
+    rng: np.random.Generator,
+    output_tokens: NDArray[np.integer[Any]] | None = None,
+) -> Policy:
     """Build a policy from ``NAME[,key=value…]``.
 
     Parameters
@@ -63,6 +74,9 @@ def make_policy(spec: str, *, rng: np.random.Generator) -> Policy:
         A registered name or ``file.py:ClassName``, and settings of the policy's constructor.
     rng : numpy.random.Generator
         Given to policies whose constructor has a parameter ``rng``.
+    output_tokens : integer array, shape (N,), or None
+        Output lengths by request id, where they are known: given to policies whose constructor has
+        a parameter ``output_tokens``, for their oracles.
 
     Returns
     -------
@@ -84,23 +98,20 @@ def make_policy(spec: str, *, rng: np.random.Generator) -> Policy:
     factory = find_policy(name.strip())
     parameters = _settings(factory)
     hints = typing.get_type_hints(factory.__init__)
-    arguments: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, text = (part.strip() for part in setting.partition("="))
-        if not equals or key == "rng" or key not in parameters:
-            raise ConfigError(_unknown("setting", key, name, [k for k in parameters if k != "rng"]))
-        if key in arguments:
-            raise ConfigError(f"policy {name}: setting {key!r} is given twice")
-        arguments[key] = _parse(name, key, text, hints.get(key, str))
-    if "rng" in parameters:
-        arguments["rng"] = rng
+    owner = f"policy {name.strip()}"
+    texts = read_settings(owner, settings, (key for key in parameters if key not in GIVEN))
+    arguments = {
+        key: parse_setting(owner, key, text, hints.get(key, str)) for key, text in texts.items()
+    }
+    given = {"rng": rng, "output_tokens": output_tokens}
+    arguments |= {key: given[key] for key in GIVEN if key in parameters}
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
-            raise ConfigError(f"policy {name}: setting {key!r} is required")
+            raise ConfigError(f"{owner}: setting {key!r} is required")
     try:
         policy: Policy = factory(**arguments)
     except (ConfigError, ValueError) as error:  # ValueError: what other people's policies raise
-        raise ConfigError(f"policy {name}: {error}") from error
+        raise ConfigError(f"{owner}: {error}") from error
     return policy
 
 
@@ -124,7 +135,7 @@ def find_policy(name: str) -> type[Any]:
         return _from_file(Path(path), attribute)
     for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
         return _require_policy(f"policy {name}", _load(f"policy {name}", point.load))
-    raise ConfigError(_unknown("policy", name, None, policy_names()))
+    raise ConfigError(unknown("policy", name, policy_names()))
 
 
 def _from_file(path: Path, attribute: str) -> type[Any]:
@@ -155,29 +166,3 @@ def _require_policy(where: str, found: Any) -> type[Any]:
             raise ConfigError(f"{where} is not a policy: it must be a class with {member!r}")
     policy_class: type[Any] = found
     return policy_class
-
-
-def _unknown(kind: str, got: str, policy: str | None, known: Iterable[str]) -> str:
-    known = list(known)
-    where = "" if policy is None else f" for policy {policy}"
-    nearest = difflib.get_close_matches(got, known, n=1, cutoff=0.5)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else "."
-    allowed = ", ".join(known) if known else "none (it takes no settings)"
-    return f"unknown {kind} {got!r}{where}{hint} Known: {allowed}"
-
-
-def _parse(policy: str, key: str, text: str, hint: Any) -> Any:
-    """Read a setting as the type its constructor asks for."""
-    if typing.get_origin(hint) is typing.Literal or hint is str:
-        return text  # the constructor checks the choice
-    if hint is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        if hint is int:
-            return int(text)
-        if hint is float:
-            return float(text)
-    except ValueError:
-        pass
-    kind = getattr(hint, "__name__", str(hint))
-    raise ConfigError(f"policy {policy}: setting {key} must be of type {kind}, got {text!r}")

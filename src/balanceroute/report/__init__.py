@@ -3,7 +3,6 @@
 `balanceroute.report.html` is not imported here: it needs the extra ``balanceroute[report]``.
 """
 
-from balanceroute.report.files import write_atomically
 from balanceroute.report.result import (
     SCHEMA,
     GroupInfo,
@@ -29,5 +28,4 @@ __all__ = [
     "judge",
     "render_table",
     "to_json",
-    "write_atomically",
 ]

@@ -6,29 +6,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
 from balanceroute.errors import ConfigError
-from balanceroute.metrics import summarize
 from balanceroute.policies.registry import make_policy
 from balanceroute.report.digest import RunDigest, digest
-from balanceroute.report.result import (
-    GroupInfo,
-    RunResult,
-    SimulationResult,
-    StepTimeInfo,
-    WorkloadInfo,
-)
+from balanceroute.report.result import RunResult, SimulationResult
+from balanceroute.report.runs import group_info, run_policy, workload_info
 from balanceroute.sim.config import SimConfig
-from balanceroute.sim.run import simulate
 from balanceroute.sim.warm import warm
 from balanceroute.types import Workload
-from balanceroute.workload import PRESETS, fingerprint, load, poisson_arrivals, resize
+from balanceroute.workload import PRESETS, load, poisson_arrivals, resize
 
-POLICY_STREAM = 2  # which random numbers of a seed the policies use
-ARRIVAL_STREAM = 3  # and the Poisson process
+ARRIVAL_STREAM = 3  # which random numbers of a seed the Poisson process uses
 
 # A saturated run admits G * B requests before it measures and leaves up to G * B unfinished.
 FEWEST_SLOT_FILLS, SLOT_FILLS = 4, 8
@@ -83,7 +74,7 @@ class Experiment:
         if self.format_name is not None and self.source in PRESETS:
             raise ConfigError(f"--format is for files, but {self.source} is a preset; leave it out")
         for spec in self.policies:
-            make_policy(spec, rng=np.random.default_rng(0))
+            make_policy(spec, rng=np.random.default_rng(0), output_tokens=np.zeros(0, np.int32))
         if len(set(self.policies)) < len(self.policies):
             raise ConfigError(f"a policy is named twice: {', '.join(self.policies)}")
 
@@ -108,19 +99,14 @@ class Experiment:
             for spec in self.policies:
                 say(f"compiling {spec}", 0.0)
                 warm(spec, self.config)
-                policy = make_policy(spec, rng=np.random.default_rng((seed, POLICY_STREAM)))
-                records = simulate(
+                result, records = run_policy(
+                    spec,
                     workload,
                     self.config,
-                    policy,
-                    label=spec,
                     seed=seed,
                     on_progress=partial(say, f"{spec}, seed {seed}"),
                 )
-                binding = self.config.binding_of(policy.binding)
-                runs.append(
-                    RunResult(policy=spec, seed=seed, binding=binding, metrics=summarize(records))
-                )
+                runs.append(result)
                 digests.append(digest(records))
         assert first is not None
         return self._result(source, first, runs), digests
@@ -195,51 +181,8 @@ class Experiment:
     def _result(
         self, source: Workload | None, workload: Workload, runs: list[RunResult]
     ) -> SimulationResult:
-        config, step_time = self.config, self.config.step_time
-        prefills = config.prefill_budget_tokens is not None
         return SimulationResult(
-            workload=_describe(source, workload),
-            group=GroupInfo(
-                ranks=config.num_ranks,
-                slots=config.num_slots,
-                kv_tokens=config.kv_tokens,
-                step_time=StepTimeInfo(
-                    name=step_time.name,
-                    constant_s=step_time.constant_s,
-                    seconds_per_token=step_time.s_per_token,
-                    kappa0_tokens=step_time.kappa0_tokens,
-                ),
-                arrivals=config.arrivals,
-                rate_scale=self.rate_scale,
-                pool=config.pool_target if config.is_saturated else None,
-                binding=config.binding or ("pooled" if config.is_saturated else None),
-                start="stationary" if config.starts_stationary else "empty",
-                staleness_s=config.staleness_s,
-                prefill_budget_tokens=config.prefill_budget_tokens,
-                prefill_s_per_token=config.prefill_s_per_token if prefills else None,
-                warmup_steps=config.warmup_steps,
-                rank_speeds=config.rank_speeds or None,
-                barrier=config.has_barrier,
-            ),
+            workload=workload_info(source, workload),
+            group=group_info(self.config, rate_scale=self.rate_scale),
             runs=tuple(runs),
         )
-
-
-def _describe(source: Workload | None, workload: Workload) -> WorkloadInfo:
-    sampling: Literal["preset", "with_replacement", "file_order"]
-    if source is None:
-        sampling = "preset"
-    elif workload.num_requests > source.num_requests:
-        sampling = "with_replacement"
-    else:
-        sampling = "file_order"
-    return WorkloadInfo(
-        name=workload.name,
-        num_requests=workload.num_requests,
-        num_source_requests=None if source is None else source.num_requests,
-        sampling=sampling,
-        fingerprint=fingerprint(workload),
-        prompt_tokens_mean=float(workload.prompt_tokens.mean()),
-        output_tokens_mean=float(workload.output_tokens.mean()),
-        notes=workload.notes,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from balanceroute import __version__
 from balanceroute.errors import MissingExtraError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,13 +29,24 @@ def plotly_js() -> str:
     return source
 
 
-def render_template(name: str, values: Mapping[str, object]) -> str:
-    """Fill a template of `TEMPLATES`, escaping every value.
+def render_page(
+    name: str, values: Mapping[str, object], plots: Mapping[str, Mapping[str, object]]
+) -> str:
+    """Fill a page of `TEMPLATES`, escaping every value.
+
+    Parameters
+    ----------
+    name : str
+        A template that extends ``page.html.jinja``.
+    values : mapping
+        What it and that one name: `title`, `subtitle`, `schema`, `caveat` and its own.
+    plots : mapping of str to mapping
+        Data and layout of each drawing by its id, as Plotly takes them.
 
     Raises
     ------
     MissingExtraError
-        If Jinja2 is not installed.
+        If Jinja2 or Plotly is not installed.
     """
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -47,4 +59,11 @@ def render_template(name: str, values: Mapping[str, object]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name).render(values)
+    shared = {
+        "version": __version__,
+        "style": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        "script": (TEMPLATES / "report.js").read_text(encoding="utf-8"),
+        "plotly": plotly_js(),
+        "plots": plots,
+    }
+    return environment.get_template(name).render({**values, **shared})

@@ -92,13 +92,13 @@ def rank_loads(index: int, run: RunDigest, *, max_tokens: float) -> Figure:
     `run` has at least one sample.
     """
     loads = run.load_tokens
-    time_s = _numbers(run.time_s)
+    time_s = numbers(run.time_s)
     many = run.num_ranks > MAX_RANK_LINES
     traces = _bands(time_s, loads) if many else _lines(time_s, loads)
     envelope, mean = loads.max(axis=1), loads.mean(axis=1)
     traces += [
-        _line(time_s, _numbers(envelope), "envelope", "$envelope", width=2.0),
-        _line(time_s, _numbers(mean), "mean", "$mean", width=2.0, dash="dash"),
+        _line(time_s, numbers(envelope), "envelope", "$envelope", width=2.0),
+        _line(time_s, numbers(mean), "mean", "$mean", width=2.0, dash="dash"),
     ]
     layout: Trace = {
         "height": 260,
@@ -129,8 +129,8 @@ def envelopes(runs: Sequence[RunDigest]) -> Figure:
         mean = loads.mean(axis=1)
         ratio = np.full(len(mean), np.nan)
         np.divide(loads.max(axis=1), mean, out=ratio, where=mean > 0)
-        time_s = _numbers(run.time_s[counted])
-        traces.append(_policy_line(index, run.policy, time_s, _numbers(ratio)))
+        time_s = numbers(run.time_s[counted])
+        traces.append(policy_line(index, run.policy, time_s, numbers(ratio)))
     layout: Trace = {
         "height": 340,
         "xaxis": {"title": {"text": "time, s"}},
@@ -155,8 +155,8 @@ def distribution(key: str, title: str, unit: str, curves: Sequence[tuple[str, Cd
     traces = []
     for index, (policy, cdf) in enumerate(curves):
         shown = cdf.value_s > 0.0
-        values, probs = _numbers(scale * cdf.value_s[shown]), _numbers(cdf.prob[shown])
-        traces.append(_policy_line(index, policy, values, probs))
+        values, probs = numbers(scale * cdf.value_s[shown]), numbers(cdf.prob[shown])
+        traces.append(policy_line(index, policy, values, probs))
     layout: Trace = {
         "height": 340,
         "xaxis": {"type": "log", "title": {"text": f"{title}, {unit}"}, **_ticks(curves)},
@@ -177,7 +177,7 @@ def _bars(name: str, policies: list[str], shares: list[float], colour: str) -> T
         "type": "bar",
         "orientation": "h",
         "name": name,
-        "x": _numbers(shares),
+        "x": numbers(shares),
         "y": policies,
         "text": [f"{share:.1%}" for share in shares],
         "textposition": "inside",
@@ -202,7 +202,7 @@ def _ticks(curves: Sequence[tuple[str, Cdf]]) -> Trace:
 def _lines(time_s: list[float | None], loads: NDArray[np.int64]) -> list[Trace]:
     """Return one thin line per rank."""
     return [
-        _line(time_s, _numbers(loads[:, rank]), f"rank {rank}", "$rank", width=0.8)
+        _line(time_s, numbers(loads[:, rank]), f"rank {rank}", "$rank", width=0.8)
         for rank in range(loads.shape[1])
     ]
 
@@ -211,10 +211,10 @@ def _bands(time_s: list[float | None], loads: NDArray[np.int64]) -> list[Trace]:
     """Return the smallest load, and the band from the 10th to the 90th quantile."""
     low, high = np.quantile(loads, (0.1, 0.9), axis=1)
     smallest = loads.min(axis=1)
-    lower = _line(time_s, _numbers(low), "p10 of the ranks", "$rank", width=0.8)
-    upper = _line(time_s, _numbers(high), "p90 of the ranks", "$rank", width=0.8)
+    lower = _line(time_s, numbers(low), "p10 of the ranks", "$rank", width=0.8)
+    upper = _line(time_s, numbers(high), "p90 of the ranks", "$rank", width=0.8)
     band = {**upper, "fill": "tonexty", "fillcolor": "$band"}
-    return [_line(time_s, _numbers(smallest), "smallest", "$rank", width=0.8), lower, band]
+    return [_line(time_s, numbers(smallest), "smallest", "$rank", width=0.8), lower, band]
 
 
 def _line(
@@ -237,7 +237,7 @@ def _line(
     }
 
 
-def _policy_line(index: int, policy: str, x: list[float | None], y: list[float | None]) -> Trace:
+def policy_line(index: int, policy: str, x: list[float | None], y: list[float | None]) -> Trace:
     """Return the line of one policy in its colour and dash."""
     colour, dash = f"$policy{index % NUM_COLOURS}", _DASHES[index % len(_DASHES)]
     return _line(x, y, policy, colour, width=1.8, dash=dash)
@@ -265,7 +265,7 @@ def _uncounted(run: RunDigest) -> list[Trace]:
     ]
 
 
-def _numbers(
+def numbers(
     values: Sequence[float] | NDArray[np.float64] | NDArray[np.int64],
 ) -> list[float | None]:
     """Return numbers short enough for a page, None where there is none."""

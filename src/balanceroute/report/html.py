@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from balanceroute import __version__
+from balanceroute.files import write_atomically
 from balanceroute.metrics import PolicyFigures, compare
 from balanceroute.report.columns import COLUMNS, Column, cells, compare_result
 from balanceroute.report.digest import RunDigest, digest
-from balanceroute.report.extras import TEMPLATES, plotly_js, render_template
+from balanceroute.report.extras import render_page
 from balanceroute.report.figures import (
     MAX_RANK_LINES,
     Figure,
@@ -20,7 +20,6 @@ from balanceroute.report.figures import (
     rank_loads,
     time_shares,
 )
-from balanceroute.report.files import write_atomically
 from balanceroute.report.result import SimulationResult
 from balanceroute.report.settings import count_ranks, describe_group, list_settings
 from balanceroute.report.verdict import judge
@@ -65,11 +64,12 @@ def build_page(
     """Return the page; the same result and digests give the same text."""
     policies = compare_result(result, COLUMNS)
     sections = _sections(result, digests)
-    return render_template(
+    return render_page(
         "report.html.jinja",
         {
             "title": f"{result.workload.name} on {count_ranks(result.group)}",
-            "group": describe_group(result.group),
+            "subtitle": describe_group(result.group),
+            "caveat": "A simulation: no engine was measured.",
             "has_barrier": result.group.barrier,
             "verdict": judge(result),
             "columns": COLUMNS,
@@ -81,16 +81,12 @@ def build_page(
             "all_figures": _all_figures(result),
             "settings": list_settings(result),
             "command": command,
-            "version": __version__,
             "schema": result.schema,
-            "style": (TEMPLATES / "report.css").read_text(encoding="utf-8"),
-            "script": (TEMPLATES / "report.js").read_text(encoding="utf-8"),
-            "plotly": plotly_js(),
-            "plots": {
-                figure.key: {"data": figure.traces, "layout": figure.layout}
-                for section in sections.values()
-                for figure in section
-            },
+        },
+        {
+            figure.key: {"data": figure.traces, "layout": figure.layout}
+            for section in sections.values()
+            for figure in section
         },
     )
 

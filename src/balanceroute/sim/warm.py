@@ -25,9 +25,9 @@ def warm(spec: str, config: SimConfig) -> None:
     config : SimConfig
         The real configuration; its size and limits are left aside.
     """
-    policy = make_policy(spec, rng=np.random.default_rng(0))
     lengths = np.arange(1, NUM_REQUESTS + 1, dtype=np.int32)
     workload = Workload(name="warm", prompt_tokens=lengths, output_tokens=1 + lengths % 5)
+    policy = make_policy(spec, rng=np.random.default_rng(0), output_tokens=workload.output_tokens)
     toy = replace(
         config,
         num_ranks=2,

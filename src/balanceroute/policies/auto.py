@@ -1,0 +1,212 @@
+"""br_auto: level placement, looking ahead where it pays, with bounded waits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balanceroute.cluster.view import GroupView, PoolView
+from balanceroute.errors import ConfigError
+from balanceroute.kernels.arrays import Float64Array, Int64Array
+from balanceroute.kernels.level import horizon_weights, moments, plan_level
+from balanceroute.kernels.placing import NONE, Ranks, Waiting
+from balanceroute.kernels.spread import plan_spread
+from balanceroute.policies.base import Binding, Plan
+from balanceroute.policies.classic import LeastTokens
+from balanceroute.policies.pace import OutputPace, WaitPace
+from balanceroute.policies.projection import GRID_PARTS, Projection, trusted_classifier
+
+NUM_HORIZONS = 6
+STEP_RATIO = 0.4  # of the mean output, from one horizon to the next: the last is at two outputs
+TOLERATED_RATIO = 1.25  # by which the mean output may change before the horizons follow
+PLANS_PER_FUTURE = (
+    32  # plans from one look at what waits, and whether ahead is worth it, to the next
+)
+# Plans, and events, from one update of the projection to the next while only today counts.
+PLANS_PER_UPDATE, MAX_NOTED = 4, 64
+# Weight of a later horizon, against the present's, at which looking ahead starts and stops.
+START_RATIO, STOP_RATIO = 0.1, 0.02
+PRESENT = np.zeros(1, np.int64)
+
+
+class BrAuto:
+    """Keep the ranks level, now and where it pays ahead, and let nobody wait too long.
+
+    Each free slot gets the waiting request that leaves its rank closest to the level of all ranks,
+    on the assumption that the slots still free are filled with mean requests. So the pool keeps
+    the mix of what arrives, and nobody has to be starved for balance. See docs/policies/br_auto.md
+    for the rule.
+
+    Parameters
+    ----------
+    look_ahead : bool
+        Level the load ahead too, at horizons where the choice among requests decides more of it
+        than of the present load. Needs requests to be followed.
+    classifier : str
+        Who predicts the ends of requests for that (`balanceroute.predict`).
+    patience : float
+        Mean waits after which the oldest request goes first, whatever the balance; above 1.
+    age_weight : float
+        Of one mean wait against one standard deviation of the cost of a choice; at least 0.
+    exchange_passes : int
+        Times that placed requests are compared in pairs for a better exchange of ranks; at least 0.
+        A third pass finds next to nothing.
+    time_load : bool
+        Balance the ranks' time, with the view's cost per running request and speeds; False
+        balances their tokens.
+    affinity : bool
+        Count the prompt tokens that a preferred rank saves, while it stays below the envelope.
+    window : int
+        Oldest waiting requests that are looked at, at least 1.
+    rng, output_tokens
+        Given to classifiers that need them; see `make_classifier`.
+    """
+
+    binding: ClassVar[Binding] = "pooled"
+    follows_requests: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        look_ahead: bool = True,
+        classifier: str = "survival",
+        patience: float = 4.0,
+        age_weight: float = 0.5,
+        exchange_passes: int = 2,
+        time_load: bool = True,
+        affinity: bool = True,
+        window: int = 2048,
+        rng: np.random.Generator | None = None,
+        output_tokens: NDArray[np.integer[Any]] | None = None,
+    ) -> None:
+        if not patience > 1.0:
+            raise ConfigError(f"patience must be above 1 mean wait, got {patience}")
+        if not 0.0 <= age_weight < math.inf:
+            raise ConfigError(f"age_weight must be at least 0 and finite, got {age_weight}")
+        if exchange_passes < 0:
+            raise ConfigError(f"exchange_passes must be at least 0, got {exchange_passes}")
+        if window < 1:
+            raise ConfigError(f"window must be at least 1, got {window}")
+        self._patience, self._age_weight, self._window = patience, age_weight, window
+        self._exchange_passes = exchange_passes
+        self._has_time_load, self._has_affinity = time_load, affinity
+        self._projection: Projection | None = None
+        if look_ahead:
+            ends = trusted_classifier(classifier, rng=rng, output_tokens=output_tokens)
+            self._projection = Projection(ends, with_refills=True)
+        self._wait_pace, self._output_pace = WaitPace(), OutputPace()
+        self._least_tokens = LeastTokens()
+        self._horizons: Int64Array = np.arange(NUM_HORIZONS)
+        self._looks_ahead = False
+        self._num_plans = 0
+
+    def plan(self, view: GroupView, pool: PoolView) -> Plan:
+        """Fill the free slots so that the ranks stay level."""
+        if self._projection is not None:
+            self._follow(self._projection, view, pool)
+        if view.num_ranks == 1:
+            return self._least_tokens.plan(view, pool)
+        num_free = int(view.max_sends.sum())
+        if len(pool) <= num_free:
+            chosen = self._spread(view, pool)
+        else:
+            pool = pool.oldest(max(self._window, num_free))
+            chosen = self._level(view, pool)
+        self._wait_pace.note(view.now_s, num_placed=len(chosen[0]), num_waiting=len(pool))
+        return Plan(*chosen)
+
+    def _spread(self, view: GroupView, pool: PoolView) -> tuple[Int64Array, Int64Array]:
+        """Place everybody: there is a slot for each."""
+        loads = view.committed_tokens.astype(np.float64)[:, None]
+        gains = self._present_gains(view, pool)
+        order = np.argsort(-pool.prompt_tokens, kind="stable")
+        ranks, waiting = self._ranks(view, loads), self._waiting(view, pool, gains)
+        requests, places = plan_spread(ranks, waiting, order)
+        # Under immediate binding they queue on their ranks: by age, not by size.
+        by_age = np.argsort(requests)
+        return requests[by_age], places[by_age]
+
+    def _level(self, view: GroupView, pool: PoolView) -> tuple[Int64Array, Int64Array]:
+        """Choose among the waiting requests, since some have to wait on."""
+        if self._projection is None:
+            loads = view.committed_tokens.astype(np.float64)[:, None]
+            gains = self._present_gains(view, pool)
+        else:
+            loads = self._projection.loads(view)
+            gains = self._projection.gains(
+                pool, self._projection.horizons, self._request_tokens(view)
+            )
+        ranks, waiting = self._ranks(view, loads), self._waiting(view, pool, gains)
+        return plan_level(ranks, waiting, self._age_weight, self._patience, self._exchange_passes)
+
+    def _follow(self, projection: Projection, view: GroupView, pool: PoolView) -> None:
+        """Bring the projection up to date, and now and then see how far ahead to look."""
+        is_due = self._num_plans % PLANS_PER_FUTURE == PLANS_PER_FUTURE - 1
+        projection.note(view.events)
+        is_followed_now = (
+            self._looks_ahead
+            or projection.num_noted >= MAX_NOTED
+            or self._num_plans % PLANS_PER_UPDATE == 0
+        )
+        self._num_plans += 1
+        mean_tokens = self._output_pace.mean_tokens
+        if is_due and mean_tokens is not None and len(pool) > 1:
+            horizons = self._horizons_for(mean_tokens)
+            projection.set_future(pool, horizons)
+            if not self._is_ahead_worth(projection.gains(pool, horizons)):
+                horizons = PRESENT
+            if not np.array_equal(horizons, projection.horizons):
+                projection.set_horizons(horizons)
+                is_followed_now = True
+        if is_followed_now:
+            self._output_pace.see(view, projection.update(view))
+
+    def _horizons_for(self, mean_tokens: float) -> Int64Array:
+        """Return the horizons at multiples of the mean output, or those of before if they do."""
+        spacing = GRID_PARTS * max(1, round(mean_tokens * STEP_RATIO / GRID_PARTS))
+        low, high = sorted((spacing, int(self._horizons[1])))
+        if high > TOLERATED_RATIO * low:
+            self._horizons = np.arange(NUM_HORIZONS) * spacing
+        return self._horizons
+
+    def _is_ahead_worth(self, gains: Float64Array) -> bool:
+        """Tell whether a later horizon counts, or has counted and still does a little."""
+        _, spread = moments(gains)
+        weights = horizon_weights(spread)
+        threshold = STOP_RATIO if self._looks_ahead else START_RATIO
+        self._looks_ahead = bool(weights[1:].max() > threshold * weights[0])
+        return self._looks_ahead
+
+    def _request_tokens(self, view: GroupView) -> float:
+        return view.kappa0_tokens if self._has_time_load else 0.0
+
+    def _present_gains(self, view: GroupView, pool: PoolView) -> Float64Array:
+        gains = pool.prompt_tokens.astype(np.float64)
+        gains += self._request_tokens(view)
+        return gains[:, None]
+
+    def _waiting(self, view: GroupView, pool: PoolView, gains: Float64Array) -> Waiting:
+        mean_wait_s = self._wait_pace.mean_wait_s(num_waiting=len(pool), num_ranks=view.num_ranks)
+        is_taken = np.zeros(len(pool), np.int64)
+        preferred, saved_tokens = np.full(len(pool), NONE), is_taken
+        if self._has_affinity and pool.traits is not None:
+            preferred, saved_tokens = pool.preferred_ranks.copy(), pool.saved_tokens.copy()
+        return Waiting(
+            np.ascontiguousarray(pool.prompt_tokens),
+            gains,
+            (view.now_s - pool.arrival_s) / mean_wait_s,
+            preferred,
+            saved_tokens,
+            is_taken,
+        )
+
+    def _ranks(self, view: GroupView, loads: Float64Array) -> Ranks:
+        speeds = np.ones(view.num_ranks)
+        if self._has_time_load:
+            loads += view.kappa0_tokens * view.num_inflight_reqs[:, None]
+            speeds = speeds if view.speeds is None else view.speeds
+        work = loads[:, 0] / speeds
+        return Ranks(loads, work, speeds, view.max_sends.copy(), view.free_kv_tokens.copy())

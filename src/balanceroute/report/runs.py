@@ -1,0 +1,104 @@
+"""One policy's run, and how runs are described in a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from balanceroute.metrics import summarize
+from balanceroute.policies.registry import make_policy
+from balanceroute.report.result import GroupInfo, RunResult, StepTimeInfo, WorkloadInfo
+from balanceroute.sim.config import SimConfig
+from balanceroute.sim.run import simulate
+from balanceroute.types import RunRecords, Workload
+from balanceroute.workload import fingerprint
+
+POLICY_STREAM = 2  # which random numbers of a seed the policies use
+
+
+def run_policy(
+    spec: str,
+    workload: Workload,
+    config: SimConfig,
+    *,
+    seed: int,
+    label: str | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> tuple[RunResult, RunRecords]:
+    """Simulate a policy under one seed.
+
+    Parameters
+    ----------
+    spec : str
+        The policy, as for `make_policy`; `warm` has compiled what it needs.
+    workload, config, seed, on_progress
+        As for `simulate`.
+    label : str or None
+        Name of the policy in the result; None takes the specification.
+
+    Returns
+    -------
+    tuple
+        The figures, and the records that they were taken from.
+    """
+    policy = make_policy(
+        spec,
+        rng=np.random.default_rng((seed, POLICY_STREAM)),
+        output_tokens=workload.output_tokens,
+    )
+    name = spec if label is None else label
+    records = simulate(workload, config, policy, label=name, seed=seed, on_progress=on_progress)
+    binding = config.binding_of(policy.binding)
+    result = RunResult(policy=name, seed=seed, binding=binding, metrics=summarize(records))
+    return result, records
+
+
+def group_info(config: SimConfig, *, rate_scale: float = 1.0) -> GroupInfo:
+    """Return a group as it stands in a result."""
+    step_time = config.step_time
+    prefills = config.prefill_budget_tokens is not None
+    return GroupInfo(
+        ranks=config.num_ranks,
+        slots=config.num_slots,
+        kv_tokens=config.kv_tokens,
+        step_time=StepTimeInfo(
+            name=step_time.name,
+            constant_s=step_time.constant_s,
+            seconds_per_token=step_time.s_per_token,
+            kappa0_tokens=step_time.kappa0_tokens,
+        ),
+        arrivals=config.arrivals,
+        rate_scale=rate_scale,
+        pool=config.pool_target if config.is_saturated else None,
+        binding=config.binding or ("pooled" if config.is_saturated else None),
+        start="stationary" if config.starts_stationary else "empty",
+        staleness_s=config.staleness_s,
+        prefill_budget_tokens=config.prefill_budget_tokens,
+        prefill_s_per_token=config.prefill_s_per_token if prefills else None,
+        warmup_steps=config.warmup_steps,
+        rank_speeds=config.rank_speeds or None,
+        barrier=config.has_barrier,
+    )
+
+
+def workload_info(source: Workload | None, workload: Workload) -> WorkloadInfo:
+    """Return requests as they stand in a result, `source` being the file; None for a preset."""
+    sampling: Literal["preset", "with_replacement", "file_order"]
+    if source is None:
+        sampling = "preset"
+    elif workload.num_requests > source.num_requests:
+        sampling = "with_replacement"
+    else:
+        sampling = "file_order"
+    return WorkloadInfo(
+        name=workload.name,
+        num_requests=workload.num_requests,
+        num_source_requests=None if source is None else source.num_requests,
+        sampling=sampling,
+        fingerprint=fingerprint(workload),
+        prompt_tokens_mean=float(workload.prompt_tokens.mean()),
+        output_tokens_mean=float(workload.output_tokens.mean()),
+        notes=workload.notes,
+    )
