@@ -16,6 +16,7 @@ from pathlib import Path
 # Started as a script, from anywhere: the package `bench` is the folder of this file.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.auto import measure_ablation, measure_lengths, measure_unsaturated
 from bench.balance import measure_balance, measure_burstgpt
 from bench.machine import TRACES, describe_machine
 from bench.plans import measure_plans
@@ -26,9 +27,12 @@ SECTIONS: dict[str, Callable[[], object]] = {
     "plans": measure_plans,
     "burstgpt": measure_burstgpt,
     "balance": measure_balance,
+    "lengths": measure_lengths,
+    "ablation": measure_ablation,
+    "unsaturated": measure_unsaturated,
     "week": measure_week,
 }
-NEEDS_TRACES = {"burstgpt", "balance"}
+NEEDS_TRACES = {"burstgpt", "balance", "lengths", "ablation", "unsaturated"}
 
 
 def main() -> None:

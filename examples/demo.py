@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 PRESETS = ("br-production", "mooncake-conversation")
-POLICIES = ("vllm", "round_robin", "least_tokens", "br_0")
+POLICIES = ("vllm", "round_robin", "least_tokens", "br_auto")
 NUM_RANKS = 8
 OUT = Path("demo-out")
 

@@ -5,44 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from balanceroute.cli import main
 from balanceroute.policies.registry import BUILT_IN
+from tests.cli.command import Run
 
 TINY = ["br-production", "--ranks", "2", "--slots", "4", "--requests", "200"]
-
-
-class Outcome(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Outcome]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs the command line in this process."""
-
-    def call(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["balanceroute", *arguments])
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capfd.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return call
 
 
 def without_times(document: dict[str, object]) -> str:
@@ -101,9 +71,9 @@ def test_another_seed_gives_another_result(run: Run) -> None:
 
 
 def test_defaults_are_the_three_policies_on_16_ranks_of_72_slots(run: Run) -> None:
-    """What the help promises: vllm, round_robin and br_0, a saturated pool of 4 G."""
+    """What the help promises: vllm, round_robin and br_auto, a saturated pool of 4 G."""
     document = json.loads(run("simulate", "azure-2024-code", "--json").out)
-    assert ["vllm", "round_robin", "br_0"] == [each["policy"] for each in document["runs"]]
+    assert ["vllm", "round_robin", "br_auto"] == [each["policy"] for each in document["runs"]]
     group = document["group"]
     assert (16, 72, 64, "saturated") == tuple(
         group[key] for key in ("ranks", "slots", "pool", "arrivals")
@@ -152,7 +122,7 @@ def test_small_file_is_drawn_from_with_a_note(run: Run, tmp_path: Path) -> None:
         ([*TINY, "--ranks", "0"], "--ranks must be at least 1, got 0"),
         ([*TINY, "--slots", "0"], "--slots must be at least 1, got 0"),
         ([*TINY, "--kv-tokens", "5000"], "raise --kv-tokens to at least"),
-        ([*TINY, "--policy", "br_1"], "unknown policy 'br_1'; did you mean 'br_0'?"),
+        ([*TINY, "--policy", "br0"], "unknown policy 'br0'; did you mean 'br_0'?"),
         ([*TINY, "--policy", "br_0,rmax=3"], "did you mean 'r_max'?"),
         ([*TINY, "--policy", "br_0,r_max=many"], "must be of type int, got 'many'"),
         ([*TINY, "--policy", "vllm,snapshot_s=-1"], "snapshot_s must be at least 0"),

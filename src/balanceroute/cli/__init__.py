@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from balanceroute import __version__
-from balanceroute.cli import policies, simulate, trace
+from balanceroute.cli import policies, predict, simulate, trace
 from balanceroute.cli.output import abandon_stdout
 from balanceroute.errors import BalanceRouteError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("policies")(policies.policies)
 app.add_typer(trace.app, name="trace")
+app.add_typer(predict.app, name="predict")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

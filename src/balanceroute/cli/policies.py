@@ -15,7 +15,7 @@ def policies(
     import msgspec
 
     from balanceroute.cli.output import print_bytes, print_rich
-    from balanceroute.policies.registry import find_policy, policy_names
+    from balanceroute.policies.registry import GIVEN, find_policy, policy_names
 
     rows = []
     for name in policy_names():
@@ -24,7 +24,7 @@ def policies(
         settings = {
             key: parameter.default
             for key, parameter in inspect.signature(factory).parameters.items()
-            if key != "rng"
+            if key not in GIVEN
         }
         rows.append(
             {"name": name, "binding": factory.binding, "summary": summary, "settings": settings}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from balanceroute.report.digest import RunDigest
     from balanceroute.report.result import SimulationResult
 
-DEFAULT_POLICIES = ("vllm", "round_robin", "br_0")
+DEFAULT_POLICIES = ("vllm", "round_robin", "br_auto")
 
 
 def option(help_text: str, *names: str, **settings: Any) -> Any:
@@ -113,7 +113,8 @@ def publish(
 ) -> None:
     """Write the result to `out`, if anywhere, and print it."""
     from balanceroute.cli.output import print_bytes, print_rich
-    from balanceroute.report import judge, render_table, to_json, write_atomically
+    from balanceroute.files import write_atomically
+    from balanceroute.report import judge, render_table, to_json
 
     if out is not None:
         from balanceroute.report.html import write_report
