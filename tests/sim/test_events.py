@@ -63,8 +63,9 @@ def test_events_add_up_to_the_records(
 ) -> None:
     """At every plan exactly the requests have ended that the records say, preempted as often.
 
-    With stale views they are those of the last publication, S seconds ago or less. (Another rank
-    may end a step at this very moment, so without a barrier that moment counts for neither.)
+    With stale views they are those of the last publication, S seconds ago or less. (Without a
+    barrier another rank may end a step at this very moment, which then counts for neither, and
+    publications may be further apart.)
     """
     workload, policy = known(workload), Following()
     staleness_s = group["staleness_s"]
@@ -79,9 +80,11 @@ def test_events_add_up_to_the_records(
         shown_s = now_s if staleness_s == 0 else now_s - staleness_s - 1e-9
         least = set(np.flatnonzero(requests.finished_s < shown_s).tolist())
         assert len(ended) == len(set(ended))
-        assert least <= set(ended) <= latest
+        assert set(ended) <= latest
+        if has_barrier or staleness_s == 0:
+            assert least <= set(ended)
         if has_barrier and staleness_s == 0:
-            assert set(ended) == latest
+            assert latest == set(ended)
     assert (num_preempted <= requests.num_preemptions).all()
     assert (num_preempted == requests.num_preemptions)[ended].all()
 

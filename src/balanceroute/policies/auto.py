@@ -22,9 +22,7 @@ from balanceroute.policies.projection import GRID_PARTS, Projection, trusted_cla
 NUM_HORIZONS = 6
 STEP_RATIO = 0.4  # of the mean output, from one horizon to the next: the last is at two outputs
 TOLERATED_RATIO = 1.25  # by which the mean output may change before the horizons follow
-PLANS_PER_FUTURE = (
-    32  # plans from one look at what waits, and whether ahead is worth it, to the next
-)
+PLANS_PER_FUTURE = 32  # plans from one look at how far ahead it pays to look to the next
 # Plans, and events, from one update of the projection to the next while only today counts.
 PLANS_PER_UPDATE, MAX_NOTED = 4, 64
 # Weight of a later horizon, against the present's, at which looking ahead starts and stops.
@@ -105,16 +103,14 @@ class BrAuto:
 
     def plan(self, view: GroupView, pool: PoolView) -> Plan:
         """Fill the free slots so that the ranks stay level."""
+        num_free = int(view.max_sends.sum())
+        pool = pool.oldest(max(self._window, num_free))
         if self._projection is not None:
             self._follow(self._projection, view, pool)
         if view.num_ranks == 1:
             return self._least_tokens.plan(view, pool)
-        num_free = int(view.max_sends.sum())
-        if len(pool) <= num_free:
-            chosen = self._spread(view, pool)
-        else:
-            pool = pool.oldest(max(self._window, num_free))
-            chosen = self._level(view, pool)
+        choose = self._spread if len(pool) <= num_free else self._level
+        chosen = choose(view, pool)
         self._wait_pace.note(view.now_s, num_placed=len(chosen[0]), num_waiting=len(pool))
         return Plan(*chosen)
 
