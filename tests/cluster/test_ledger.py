@@ -10,6 +10,8 @@ import pytest
 
 from balanceroute.cluster.ledger import Ledger
 from balanceroute.errors import ConfigError
+from balanceroute.kernels import ledger as kernels
+from balanceroute.kernels.ledger import ENDED, PREEMPTED, SENT, UNKNOWN
 
 
 def contents(ledger: Ledger) -> bytes:
@@ -49,6 +51,12 @@ REFUSALS: list[tuple[Callable[[Ledger], object], str]] = [
         lambda ledger: ledger.send(rank=0, prompt_tokens=0),
         "prompt_tokens must be at least 1, got 0",
     ),
+    (
+        lambda ledger: ledger.send(rank=0, prompt_tokens=5, max_tokens=-1),
+        "max_tokens must be at least 0, got -1",
+    ),
+    (lambda ledger: ledger.take_events(), "this ledger keeps no events; make it with"),
+    (lambda ledger: ledger.age_tokens(-1), "request -1 is free"),
     (lambda ledger: ledger.step(2), "rank must be in 0..1, got 2"),
     (lambda ledger: ledger.prefill(0, 11), "num_tokens must be in 1..10, got 11"),
     (lambda ledger: ledger.prefill(0, 0), "num_tokens must be in 1..10, got 0"),
@@ -99,3 +107,85 @@ def test_growing_keeps_track_of_which_handles_are_free() -> None:
     ledger.reserve(2)
     assert handles[0] == ledger.send(rank=0, prompt_tokens=5)
     assert ledger.send(rank=0, prompt_tokens=5) not in handles
+
+
+def test_ages_by_hand() -> None:
+    """Output tokens so far in every state: they survive a preemption, and prefill adds none."""
+    ledger = Ledger(num_ranks=1)
+    handle = ledger.send(rank=0, prompt_tokens=10)
+    ledger.step(0)  # of others: it is not there yet
+    assert 0 == ledger.age_tokens(handle)
+    ledger.start(handle)
+    ledger.prefill(handle, 4)
+    assert 0 == ledger.age_tokens(handle)
+    ledger.prefill(handle, 6)
+    ledger.step(0)
+    ledger.grow(handle, 2)
+    assert 3 == ledger.age_tokens(handle)
+    ledger.preempt(handle)
+    ledger.step(0)
+    assert 3 == ledger.age_tokens(handle)
+    ledger.start(handle)
+    ledger.prefill(handle, 5)  # of 13
+    assert 3 == ledger.age_tokens(handle)
+    ledger.prefill(handle, 8)
+    ledger.step(0)
+    assert 4 == ledger.age_tokens(handle)
+
+
+def test_events_of_one_request_by_hand() -> None:
+    """Each kind, with what is known of the request and the tokens that it has by then."""
+    ledger = Ledger(num_ranks=3, keeps_events=True)
+    handle = ledger.send(
+        rank=2, prompt_tokens=10, request=70, client=5, max_tokens=99, prompt_hash=-8
+    )
+    ledger.start(handle)
+    ledger.prefill(handle, 10)
+    ledger.grow(handle, 4)
+    ledger.preempt(handle)
+    ledger.finish(handle, has_completed=False)
+    who = (5, 99, -8)
+    assert [
+        (SENT, handle, 70, 2, 10, 0, *who, 0),
+        (PREEMPTED, handle, 70, 2, 10, 4, *who, 0),
+        (ENDED, handle, 70, 2, 10, 4, *who, 0),
+    ] == ledger.take_events().tolist()
+    ledger.finish(ledger.send(rank=0, prompt_tokens=1))
+    assert [
+        (SENT, handle, UNKNOWN, 0, 1, 0, UNKNOWN, 0, 0, 0),
+        (ENDED, handle, UNKNOWN, 0, 1, 0, UNKNOWN, 0, 0, 1),
+    ] == ledger.take_events().tolist()
+
+
+def test_events_taken_are_the_callers_own() -> None:
+    """What comes later does not change them, and they can be written to."""
+    ledger = Ledger(num_ranks=1, keeps_events=True)
+    ledger.send(rank=0, prompt_tokens=1, request=1)
+    taken = ledger.take_events()
+    ledger.send(rank=0, prompt_tokens=1, request=2)
+    assert [1] == taken["request"].tolist()
+    taken["request"] = 9
+    assert [2] == ledger.take_events()["request"].tolist()
+
+
+def test_a_ledger_without_events_has_no_room_for_any() -> None:
+    """Nothing is noted where nobody asks, so nothing piles up."""
+    ledger = Ledger(num_ranks=1)
+    ledger.reserve_events(5)
+    ledger.send(rank=0, prompt_tokens=1)
+    assert 0 == len(ledger.accounts.events)
+    assert not ledger.keeps_events
+
+
+def test_a_kernel_refuses_to_lose_an_event() -> None:
+    """Whoever calls kernels has to make room; a fault there is an error and no silent loss."""
+    ledger = Ledger(num_ranks=1, capacity=500, keeps_events=True)
+    room = len(ledger.accounts.events)
+    for _ in range(room):
+        kernels.send(ledger.accounts, 0, 1, 0, 0, 0, 0)
+    before = contents(ledger)
+    with pytest.raises(IndexError, match="no room for an event"):
+        kernels.finish(ledger.accounts, 0, 1)
+    assert before == contents(ledger)
+    assert not kernels.has_event_room(ledger.accounts)
+    assert room == len(ledger.take_events())

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 import pytest
+from numba.core.cpu import CPUTargetOptions
 
 from balanceroute.kernels import jit
 
@@ -55,3 +57,30 @@ def test_without_a_cache_folder_kernels_still_run(monkeypatch: pytest.MonkeyPatc
     with pytest.warns(RuntimeWarning, match="set NUMBA_CACHE_DIR to a writable folder"):
         kept = jit.kernel(double)
     assert 4 == kept(2)
+
+
+def test_a_bare_kernel_cannot_make_an_array() -> None:
+    """Without reference counting nobody would free it, so it is not compiled."""
+    options: dict[str, Any] = {"_nrt": False}
+    made = numba.njit(**options)(lambda: np.zeros(3)[0])
+    with pytest.raises(numba.TypingError, match="zeros"):
+        made()
+
+
+def test_bare_kernels_do_without_an_unknown_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Numba that no longer has the option compiles them as it does the others."""
+    compiled: list[dict[str, Any]] = []
+
+    def njit(*, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("nothing is to be written here")
+        compiled.append(options)
+        return lambda function: function
+
+    monkeypatch.setattr(numba, "njit", njit)
+    for target_options in (CPUTargetOptions, object):
+        monkeypatch.setattr(jit, "CPUTargetOptions", target_options)
+        with pytest.warns(RuntimeWarning):
+            jit.bare_kernel(double)
+    plain = {"nogil": True, "error_model": "numpy"}
+    assert [plain | {"_nrt": False}, plain] == compiled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -127,6 +128,27 @@ def test_workloads(
     """Requests that cannot be served are refused before the run, with the first of them."""
     with pytest.raises(ConfigError) as caught:
         run(make_workload(prompts, outputs, arrivals_s), "fcfs", kv_tokens=64)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"client_ids": [1]}, "1 client_ids for 2 requests"),
+        ({"prompt_hashes": [1, 2, 3]}, "3 prompt_hashes for 2 requests"),
+        (
+            {"max_tokens": [0, 3]},
+            "request 2 has max_tokens 3 and 4 output tokens; write 0 for a limit that is not known",
+        ),
+        ({"max_tokens": [-1, 9]}, "request 1 has max_tokens -1 and 4 output tokens"),
+    ],
+)
+def test_what_is_known_of_requests(known: dict[str, list[int]], message: str) -> None:
+    """Columns fit the requests, and a limit its output."""
+    columns: dict[str, Any] = {name: np.array(values) for name, values in known.items()}
+    workload = replace(make_workload([5, 5], [4, 4], [0.0, 1.0]), **columns)
+    with pytest.raises(ConfigError) as caught:
+        run(workload, "fcfs")
     assert message in str(caught.value)
 
 
