@@ -101,9 +101,10 @@ class Observer:
 
     def view_of_requests(self, view: GroupView) -> GroupView:
         """Return a view with the requests, to be handed to the policy: its events go with it."""
+        clocks = self._seen["clock"]
         if self._staleness_s == 0:
-            self._entries = self._ledger.accounts.entries
-            self._events.append(self._ledger.take_events())
+            entries, events = self._ledger.accounts.entries, self._ledger.take_events()
+            return view.with_requests(entries, clocks, events)
         events = join_events(self._events)
         self._events.clear()
-        return view.with_requests(self._entries, self._seen["clock"], events)
+        return view.with_requests(self._entries, clocks, events)
