@@ -61,7 +61,6 @@ class Watcher:
 
     def plan(self, view: GroupView, pool: PoolView) -> Plan:
         """Compare, and plan as the other one."""
-        self._projection.note(view.events)
         self._projection.update(view)
         self._compare(view)
         self.generated_tokens = int(view.generated_tokens.sum())

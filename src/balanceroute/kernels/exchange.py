@@ -6,7 +6,7 @@ import numpy as np
 
 from balanceroute.kernels.arrays import Float64Array, Int64Array
 from balanceroute.kernels.jit import kernel
-from balanceroute.kernels.placing import Ranks, Waiting
+from balanceroute.kernels.placing import NONE, Ranks, Waiting
 
 
 @kernel
@@ -24,87 +24,97 @@ def swap(
     Parameters
     ----------
     ranks : Ranks
-        After the plan; ``free_kv`` is changed in place, the loads are not.
+        After the plan; ``projected`` and ``free_kv`` are changed in place.
     waiting : Waiting
         The pool.
     weights : float64 array, shape (K,)
-        Of each horizon.
+        Of each horizon, above 0.
     requests, places, is_fixed : int64 array, shape (number placed,)
         Positions in the pool, the rank of each (changed in place), and 1 for those that stay.
     max_passes : int
-        Passes over all pairs, at most.
+        Times that each request looks for the best one to exchange with, at most.
     """
-    gains, work, used = counted_columns(ranks, waiting, weights, requests)
+    gains = waiting.gains[requests].T.copy()  # by horizon, so that the pairs' loop runs along rows
+    prompts = waiting.prompt_tokens[requests]
+    pace, work = 1.0 / ranks.speeds[places], np.empty(gains.shape)
+    for k in range(len(weights)):
+        work[k] = ranks.projected[places, k] * pace
     for _ in range(max_passes):
         has_swapped = False
         for i in range(len(requests)):
-            for j in range(i + 1, len(requests)):
-                if places[i] == places[j] or is_fixed[i] == 1 or is_fixed[j] == 1:
-                    continue
-                if change_by(gains[i], gains[j], work, used, places[i], places[j]) >= 0.0:
-                    continue
-                a, b = places[i], places[j]
-                heavier = waiting.prompt_tokens[requests[i]] - waiting.prompt_tokens[requests[j]]
-                if heavier > ranks.free_kv[b] or -heavier > ranks.free_kv[a]:
-                    continue
-                for k in range(len(used)):
-                    work[a, k] -= gains[i, k] - gains[j, k]
-                    work[b, k] += gains[i, k] - gains[j, k]
-                ranks.free_kv[a] += heavier
-                ranks.free_kv[b] -= heavier
-                places[i], places[j] = b, a
-                has_swapped = True
+            if is_fixed[i] == 1:
+                continue
+            changes = changes_with(i, gains, work, pace, weights)
+            j = best_partner(i, changes, prompts, places, is_fixed, ranks.free_kv)
+            if j == NONE:
+                continue
+            a, b = places[i], places[j]
+            for k in range(len(weights)):
+                ranks.projected[a, k] -= gains[k, i] - gains[k, j]
+                ranks.projected[b, k] += gains[k, i] - gains[k, j]
+            ranks.free_kv[a] += prompts[i] - prompts[j]
+            ranks.free_kv[b] -= prompts[i] - prompts[j]
+            places[i], places[j] = b, a
+            for other in range(len(requests)):
+                rank = places[other]
+                if rank in (a, b):
+                    pace[other] = 1.0 / ranks.speeds[rank]
+                    for k in range(len(weights)):
+                        work[k, other] = ranks.projected[rank, k] * pace[other]
+            has_swapped = True
         if not has_swapped:
             return
 
 
 @kernel
-def counted_columns(
-    ranks: Ranks, waiting: Waiting, weights: Float64Array, requests: Int64Array
-) -> tuple[Float64Array, Float64Array, Float64Array]:
-    """Return gains of the requests, loads of the ranks, and weights, where the weight is not 0.
+def changes_with(
+    i: int, gains: Float64Array, work: Float64Array, pace: Float64Array, weights: Float64Array
+) -> Float64Array:
+    """Return by how much the squared work rises if request i changes places with each other one.
 
-    The last column of the loads is the ranks' speed. Pairs are many, so what does not count is
-    left out once and for all.
-    """
-    num_used = 0
-    for weight in weights:
-        num_used += weight > 0.0
-    gains = np.empty((len(requests), num_used))
-    loads = np.empty((len(ranks.work), num_used + 1))
-    used, column = np.empty(num_used), 0
-    for k in range(len(weights)):
-        if weights[k] > 0.0:
-            used[column] = weights[k]
-            for i in range(len(requests)):
-                gains[i, column] = waiting.gains[requests[i], k]
-            for g in range(len(ranks.work)):
-                loads[g, column] = ranks.projected[g, k]
-            column += 1
-    for g in range(len(ranks.work)):
-        loads[g, num_used] = ranks.speeds[g]
-    return gains, loads, used
-
-
-@kernel
-def change_by(
-    one: Float64Array, other: Float64Array, loads: Float64Array, used: Float64Array, a: int, b: int
-) -> float:
-    """Return by how much the squared work rises if `one` goes from a to b and `other` back.
+    Parameters
+    ----------
+    i : int
+        A placed request.
+    gains, work : float64 array, shape (K, n)
+        Load that each placed request adds, and the work of the rank that it is on, by horizon.
+    pace : float64 array, shape (n,)
+        One over the speed of that rank.
+    weights : float64 array, shape (K,)
+        Of each horizon.
 
     Examples
     --------
     120 and 80 become 100 and 100, so 20,800 becomes 20,000:
 
-    >>> loads = np.array([[120.0, 1.0], [80.0, 1.0]])
-    >>> change_by(np.array([50.0]), np.array([30.0]), loads, np.ones(1), 0, 1)
-    -800.0
+    >>> changes_with(0, np.array([[50.0, 30.0]]), np.array([[120.0, 80.0]]), np.ones(2), np.ones(1))
+    array([   0., -800.])
     """
-    speed_a, speed_b = loads[a, len(used)], loads[b, len(used)]
-    change = 0.0
-    for k in range(len(used)):
-        moved = one[k] - other[k]
-        down, up = moved / speed_a, moved / speed_b
-        change += used[k] * down * (down - 2.0 * loads[a, k] / speed_a)
-        change += used[k] * up * (up + 2.0 * loads[b, k] / speed_b)
-    return change
+    changes = np.zeros(len(pace))
+    for k in range(len(weights)):
+        gain, there = gains[k, i], 2.0 * work[k, i]
+        for j in range(len(pace)):
+            moved = gain - gains[k, j]
+            down, up = moved * pace[i], moved * pace[j]
+            changes[j] += weights[k] * (down * (down - there) + up * (up + 2.0 * work[k, j]))
+    return changes
+
+
+@kernel
+def best_partner(
+    i: int,
+    changes: Float64Array,
+    prompts: Int64Array,
+    places: Int64Array,
+    is_fixed: Int64Array,
+    free_kv: Int64Array,
+) -> int:
+    """Return the request that i gains most by changing places with, or `NONE`."""
+    best, least = NONE, 0.0
+    for j in range(len(changes)):
+        if changes[j] >= least or is_fixed[j] == 1 or places[j] == places[i]:
+            continue
+        heavier = prompts[i] - prompts[j]
+        if heavier <= free_kv[places[j]] and -heavier <= free_kv[places[i]]:
+            best, least = j, changes[j]
+    return best

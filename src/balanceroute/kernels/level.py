@@ -8,14 +8,14 @@ import numpy as np
 
 from balanceroute.kernels.arrays import Float64Array, Int64Array
 from balanceroute.kernels.exchange import swap
-from balanceroute.kernels.jit import kernel
+from balanceroute.kernels.jit import bare_kernel, kernel
 from balanceroute.kernels.placing import NONE, Ranks, Waiting, envelope_of, place
 
 
 class Yardstick(NamedTuple):
     """What a plan measures against."""
 
-    weights: Float64Array  # shape (K,): of each horizon, summing to 1
+    weights: Float64Array  # shape (K,): of each horizon, above 0, summing to 1
     mean_gain: Float64Array  # shape (K,): over the waiting requests
     gain_spread: Float64Array  # shape (K,): standard deviation of the same
     target: Float64Array  # shape (K,): work of every rank if they were level
@@ -79,20 +79,61 @@ def horizon_weights(gain_spread: Float64Array) -> Float64Array:
 
 
 @kernel
-def measure(ranks: Ranks, waiting: Waiting, age_weight: float, patience: float) -> Yardstick:
+def counted(
+    ranks: Ranks, waiting: Waiting
+) -> tuple[Ranks, Waiting, Float64Array, Float64Array, Float64Array]:
+    """Leave out the horizons that do not count: placing and exchanging look at the rest often.
+
+    Returns
+    -------
+    tuple
+        `ranks` and `waiting` with the columns that count, the present first; the weights of these,
+        and mean and standard deviation of what a waiting request adds.
+    """
+    mean, spread = moments(waiting.gains)
+    weights = horizon_weights(spread)
+    used = np.nonzero(weights)[0]
+    num_ranks, num_waiting = len(ranks.work), len(waiting.waits)
+    projected = np.empty((num_ranks, len(used)))
+    gains = np.empty((num_waiting, len(used)))
+    for j in range(len(used)):
+        for g in range(num_ranks):
+            projected[g, j] = ranks.projected[g, used[j]]
+        for i in range(num_waiting):
+            gains[i, j] = waiting.gains[i, used[j]]
+    ranks = Ranks(projected, ranks.work, ranks.speeds, ranks.sends, ranks.free_kv)
+    waiting = Waiting(
+        waiting.prompt_tokens,
+        gains,
+        waiting.waits,
+        waiting.preferred,
+        waiting.saved_tokens,
+        waiting.is_taken,
+    )
+    return ranks, waiting, weights[used], mean[used], spread[used]
+
+
+@kernel
+def measure(
+    ranks: Ranks,
+    weights: Float64Array,
+    mean: Float64Array,
+    spread: Float64Array,
+    age_weight: float,
+    patience: float,
+) -> Yardstick:
     """Fill the ranks' projection up with mean requests, and derive what to aim at.
 
     Parameters
     ----------
     ranks : Ranks
         ``projected`` without the free slots; they are added here.
-    waiting : Waiting
-        At least one request.
+    weights, mean, spread : float64 array, shape (K,)
+        Of each horizon, and of what the waiting requests would add then.
     age_weight, patience : float
         As in `Yardstick`.
     """
     num_ranks, num_horizons = ranks.projected.shape
-    mean, spread = moments(waiting.gains)
     target = np.zeros(num_horizons)
     total_speed = 0.0
     for g in range(num_ranks):
@@ -105,11 +146,10 @@ def measure(ranks: Ranks, waiting: Waiting, age_weight: float, patience: float) 
     variance = 0.0
     for g in range(num_ranks):
         variance += (ranks.projected[g, 0] / ranks.speeds[g] - target[0]) ** 2 / num_ranks
-    weights = horizon_weights(spread)
     return Yardstick(weights, mean, spread, target, np.sqrt(variance) + 1.0, age_weight, patience)
 
 
-@kernel
+@bare_kernel
 def emptiest(ranks: Ranks, weights: Float64Array) -> int:
     """Return the rank that may take a request and will have the least work, or `NONE`."""
     best, least = NONE, np.inf
@@ -118,15 +158,14 @@ def emptiest(ranks: Ranks, weights: Float64Array) -> int:
             continue
         work = 0.0
         for k in range(len(weights)):
-            if weights[k] > 0.0:
-                work += weights[k] * ranks.projected[g, k]
+            work += weights[k] * ranks.projected[g, k]
         work /= ranks.speeds[g]
         if work < least:
             best, least = g, work
     return best
 
 
-@kernel
+@bare_kernel
 def overdue(waiting: Waiting, rank_kv: int, start: int, patience: float) -> int:
     """Return the oldest request, if it has waited beyond all patience and fits, or `NONE`."""
     for i in range(start, len(waiting.waits)):
@@ -157,16 +196,17 @@ def best_request(
         spread = yard.gain_spread[k] / speed
         scale += yard.weights[k] * (spread * spread + 2.0 * abs(distance) * spread)
     room, price = envelope - ranks.work[rank], num_ranks * yard.work_spread
+    age_price, pace = yard.age_weight * scale, 1.0 / speed
     best, least = NONE, np.inf
     for i in range(len(waiting.waits)):
         if waiting.is_taken[i] == 1 or waiting.prompt_tokens[i] > ranks.free_kv[rank]:
             continue
-        cost = -yard.age_weight * scale * waiting.waits[i]
+        cost = -age_price * waiting.waits[i]
         if is_last:
             for k in range(num_horizons):
-                if yard.weights[k] > 0.0:
-                    cost += yard.weights[k] * (away[k] + waiting.gains[i, k] / speed) ** 2
-        excess = waiting.gains[i, 0] / speed - room
+                distance = away[k] + waiting.gains[i, k] * pace
+                cost += yard.weights[k] * distance * distance
+        excess = waiting.gains[i, 0] * pace - room
         if excess > 0.0:
             cost += price * excess
         elif waiting.preferred[i] == rank:
@@ -211,7 +251,8 @@ def plan_level(
     >>> plan_level(ranks, waiting, 0.5, 4.0, 2)
     (array([1, 0]), array([1, 0]))
     """
-    yard = measure(ranks, waiting, age_weight, patience)
+    ranks, waiting, weights, mean, spread = counted(ranks, waiting)
+    yard = measure(ranks, weights, mean, spread, age_weight, patience)
     most = 0
     for g in range(len(ranks.work)):
         most += ranks.sends[g]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from balanceroute.kernels.arrays import Float64Array, Int64Array
-from balanceroute.kernels.jit import kernel
+from balanceroute.kernels.jit import bare_kernel
 
 NONE = -1
 
@@ -31,7 +31,7 @@ class Waiting(NamedTuple):
     is_taken: Int64Array  # shape (N,): 1 once placed; changed in place
 
 
-@kernel
+@bare_kernel
 def envelope_of(ranks: Ranks) -> float:
     """Return the work of the busiest rank."""
     most = ranks.work[0]
@@ -40,7 +40,7 @@ def envelope_of(ranks: Ranks) -> float:
     return most
 
 
-@kernel
+@bare_kernel
 def place(ranks: Ranks, waiting: Waiting, mean_gain: Float64Array, request: int, rank: int) -> None:
     """Book a request on a rank, in the place of a mean one."""
     waiting.is_taken[request] = 1

@@ -23,8 +23,7 @@ NUM_HORIZONS = 6
 STEP_RATIO = 0.4  # of the mean output, from one horizon to the next: the last is at two outputs
 TOLERATED_RATIO = 1.25  # by which the mean output may change before the horizons follow
 PLANS_PER_FUTURE = 32  # plans from one look at how far ahead it pays to look to the next
-# Plans, and events, from one update of the projection to the next while only today counts.
-PLANS_PER_UPDATE, MAX_NOTED = 4, 64
+PLANS_PER_LESSON = 4  # plans from one lesson for the classifier to the next
 # Weight of a later horizon, against the present's, at which looking ahead starts and stops.
 START_RATIO, STOP_RATIO = 0.1, 0.02
 PRESENT = np.zeros(1, np.int64)
@@ -50,8 +49,8 @@ class BrAuto:
     age_weight : float
         Of one mean wait against one standard deviation of the cost of a choice; at least 0.
     exchange_passes : int
-        Times that placed requests are compared in pairs for a better exchange of ranks; at least 0.
-        A third pass finds next to nothing.
+        Times that each placed request looks for the best one to change ranks with; at least 0. A
+        third pass finds next to nothing.
     time_load : bool
         Balance the ranks' time, with the view's cost per running request and speeds; False
         balances their tokens.
@@ -105,12 +104,15 @@ class BrAuto:
         """Fill the free slots so that the ranks stay level."""
         num_free = int(view.max_sends.sum())
         pool = pool.oldest(max(self._window, num_free))
+        gains = None
         if self._projection is not None:
-            self._follow(self._projection, view, pool)
+            gains = self._follow(self._projection, view, pool)
         if view.num_ranks == 1:
             return self._least_tokens.plan(view, pool)
-        choose = self._spread if len(pool) <= num_free else self._level
-        chosen = choose(view, pool)
+        if len(pool) <= num_free:
+            chosen = self._spread(view, pool)
+        else:
+            chosen = self._level(view, pool, gains)
         self._wait_pace.note(view.now_s, num_placed=len(chosen[0]), num_waiting=len(pool))
         return Plan(*chosen)
 
@@ -125,40 +127,55 @@ class BrAuto:
         by_age = np.argsort(requests)
         return requests[by_age], places[by_age]
 
-    def _level(self, view: GroupView, pool: PoolView) -> tuple[Int64Array, Int64Array]:
+    def _level(
+        self, view: GroupView, pool: PoolView, gains: Float64Array | None
+    ) -> tuple[Int64Array, Int64Array]:
         """Choose among the waiting requests, since some have to wait on."""
         if self._projection is None:
             loads = view.committed_tokens.astype(np.float64)[:, None]
             gains = self._present_gains(view, pool)
         else:
             loads = self._projection.loads(view)
-            gains = self._projection.gains(
-                pool, self._projection.horizons, self._request_tokens(view)
-            )
+            if gains is None:
+                horizons, request_tokens = self._projection.horizons, self._request_tokens(view)
+                gains = self._projection.gains(pool, horizons, request_tokens)
         ranks, waiting = self._ranks(view, loads), self._waiting(view, pool, gains)
         return plan_level(ranks, waiting, self._age_weight, self._patience, self._exchange_passes)
 
-    def _follow(self, projection: Projection, view: GroupView, pool: PoolView) -> None:
-        """Bring the projection up to date, and now and then see how far ahead to look."""
-        is_due = self._num_plans % PLANS_PER_FUTURE == PLANS_PER_FUTURE - 1
-        projection.note(view.events)
-        is_followed_now = (
-            self._looks_ahead
-            or projection.num_noted >= MAX_NOTED
-            or self._num_plans % PLANS_PER_UPDATE == 0
-        )
+    def _follow(
+        self, projection: Projection, view: GroupView, pool: PoolView
+    ) -> Float64Array | None:
+        """Bring the projection up to date, spread over plans so that each stays short.
+
+        Returns what the waiting requests add, if that came out on the way.
+        """
+        turn = self._num_plans % PLANS_PER_FUTURE
         self._num_plans += 1
+        projection.note(view)
+        if turn == PLANS_PER_FUTURE - 1:
+            return self._look_far(projection, view, pool)
+        if turn % PLANS_PER_LESSON == 0:
+            self._output_pace.see(view, projection.teach())
+        elif self._looks_ahead or turn % PLANS_PER_LESSON == PLANS_PER_LESSON // 2:
+            projection.look(view)
+        return None
+
+    def _look_far(
+        self, projection: Projection, view: GroupView, pool: PoolView
+    ) -> Float64Array | None:
+        """See how far ahead to look, and return what the waiting requests add until there."""
         mean_tokens = self._output_pace.mean_tokens
-        if is_due and mean_tokens is not None and len(pool) > 1:
-            horizons = self._horizons_for(mean_tokens)
-            projection.set_future(pool, horizons)
-            if not self._is_ahead_worth(projection.gains(pool, horizons)):
-                horizons = PRESENT
-            if not np.array_equal(horizons, projection.horizons):
-                projection.set_horizons(horizons)
-                is_followed_now = True
-        if is_followed_now:
-            self._output_pace.see(view, projection.update(view))
+        if mean_tokens is None or len(pool) < 2:
+            return None
+        horizons = self._horizons_for(mean_tokens)
+        projection.set_future(pool, horizons)
+        gains = projection.gains(pool, horizons, self._request_tokens(view))
+        is_worth = self._is_ahead_worth(gains)
+        chosen = horizons if is_worth else PRESENT
+        if not np.array_equal(chosen, projection.horizons):
+            projection.set_horizons(chosen)
+            projection.look(view)
+        return gains if is_worth else None
 
     def _horizons_for(self, mean_tokens: float) -> Int64Array:
         """Return the horizons at multiples of the mean output, or those of before if they do."""

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 
+from balanceroute.cluster.ledger import join_events
 from balanceroute.cluster.view import PoolView
 from balanceroute.kernels.arrays import Int64Array, RecordArray
 from balanceroute.kernels.project import NONE, Projected, apply_events, last_reports
 from balanceroute.predict.base import Classifier, Requests
 
 
-def teach_ends(projected: Projected, classifier: Classifier, events: RecordArray) -> int:
-    """Follow events, teach a classifier the ends among them, and return how many there are."""
+class Lesson(NamedTuple):
+    """Requests that have ended."""
+
+    ends: RecordArray  # REQUEST_EVENT, shape (N,)
+    since_tokens: Int64Array  # shape (N,): the age up to which each was reported before
+
+
+def followed_ends(projected: Projected, events: RecordArray) -> Lesson:
+    """Follow events, and return the ends among them."""
     since = apply_events(projected, events)
     has_ended = since != NONE
-    ended = events[has_ended]
-    if len(ended) == 0:
-        return 0
-    requests = requests_in_flight(ended, ended["generated_tokens"])
-    since = np.minimum(since[has_ended], requests.generated_tokens)
-    classifier.learn(requests, since, ended["has_completed"] == 1)
+    return Lesson(events[has_ended], since[has_ended])
+
+
+def teach_ends(classifier: Classifier, lessons: Sequence[Lesson]) -> int:
+    """Teach a classifier what has ended, and return how many requests that are."""
+    ended = join_events([lesson.ends for lesson in lessons])
+    if len(ended) > 0:
+        since = np.concatenate([lesson.since_tokens for lesson in lessons])
+        requests = requests_in_flight(ended, ended["generated_tokens"])
+        since = np.minimum(since, requests.generated_tokens)
+        classifier.learn(requests, since, ended["has_completed"] == 1)
     return len(ended)
 
 

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.cluster.ledger import join_events
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
 from balanceroute.kernels import project
 from balanceroute.kernels.arrays import Float64Array, Int64Array, RecordArray
 from balanceroute.kernels.project import FOLLOWED, NONE, Projected
 from balanceroute.policies.following import (
+    Lesson,
+    followed_ends,
     requests_in_flight,
     requests_waiting,
     teach_ages,
@@ -24,6 +25,7 @@ from balanceroute.predict.checked import Checked
 from balanceroute.predict.registry import make_classifier
 from balanceroute.predict.survival import Survival
 
+NO_REQUESTS = "this view shows no requests; set follows_requests on the policy"
 GRID_PARTS = 4  # points per horizon at which refilled slots are worked out
 MAX_SAMPLE = 64  # waiting requests that stand for those to come
 
@@ -63,7 +65,7 @@ class Projection:
         self._longest_wait = 1 << 62
         self.horizons = np.zeros(1, np.int64)
         self._refilled = np.zeros(1)
-        self._events: list[RecordArray] = []
+        self._lessons: list[Lesson] = []
         self._state = _nothing(0, 0, 1)
 
     def set_horizons(self, horizons: Int64Array, longest_wait: int = 1 << 62) -> None:
@@ -77,34 +79,36 @@ class Projection:
         self._state.followed[:] = old
         self._state.followed["due_clock"] = project.NOW
 
-    @property
-    def num_noted(self) -> int:
-        """Return how many events wait for the next `update`."""
-        return sum(len(events) for events in self._events)
-
-    def note(self, events: RecordArray) -> None:
-        """Keep the events of a view until the next `update`; they are shown once only."""
-        if len(events) > 0:
-            self._events.append(events)
-
-    def update(self, view: GroupView) -> int:
-        """Follow the group to what `view` shows, and teach the classifier.
-
-        Returns
-        -------
-        int
-            How many requests have ended, according to the events noted since the last update.
-        """
-        if view.entries is None or view.clocks is None:
-            raise ConfigError("this view shows no requests; set follows_requests on the policy")
+    def note(self, view: GroupView) -> None:
+        """Follow the requests that came, moved or ended; a view shows its events once only."""
+        if view.entries is None:
+            raise ConfigError(NO_REQUESTS)
         self._reserve(len(view.entries), view.num_ranks)
-        num_ends = 0
-        if self._events:
-            num_ends = teach_ends(self._state, self._classifier, join_events(self._events))
-            self._events.clear()
+        if len(view.events) > 0:
+            self._lessons.append(followed_ends(self._state, view.events))
+
+    def teach(self) -> int:
+        """Teach the classifier the ends noted since the last time, and return how many there are.
+
+        Takes the same time for one as for dozens, so it need not be done at every plan.
+        """
+        num_ends = teach_ends(self._classifier, self._lessons)
+        self._lessons.clear()
+        return num_ends
+
+    def look(self, view: GroupView) -> None:
+        """Bring the shares up to date, as of a view that has been noted, and teach ages."""
+        if view.entries is None or view.clocks is None:
+            raise ConfigError(NO_REQUESTS)
         due = project.due_handles(self._state, view.clocks)
         if len(due) > 0:
             self._look_at(due, view.entries[due], view.ages_tokens(due), view.clocks)
+
+    def update(self, view: GroupView) -> int:
+        """Do all three: `note`, `teach` and `look`; return how many requests have ended."""
+        self.note(view)
+        num_ends = self.teach()
+        self.look(view)
         return num_ends
 
     def set_future(self, pool: PoolView, horizons: Int64Array) -> None:
