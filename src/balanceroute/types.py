@@ -19,6 +19,7 @@ WORKLOAD_COLUMNS = (
     "client_ids",
     "max_tokens",
     "prompt_hashes",
+    "cached_tokens",
 )
 
 
@@ -40,6 +41,8 @@ class Workload:
         The request's own limit of output tokens, no less than its output; 0 where unknown.
     prompt_hashes : int64 array, shape (N,), or None
         Hash of the whole prompt, equal for equal prompts; 0 where unknown.
+    cached_tokens : int32 array, shape (N,), or None
+        Leading prompt tokens that a prefix cache has, less than the prompt; 0 where unknown.
     notes : tuple of str
         What the reader left out or changed, one sentence each, with counts.
     """
@@ -51,6 +54,7 @@ class Workload:
     client_ids: NDArray[np.int32] | None = None
     max_tokens: NDArray[np.int32] | None = None
     prompt_hashes: NDArray[np.int64] | None = None
+    cached_tokens: NDArray[np.int32] | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -92,7 +96,7 @@ class StepRecords:
         The same after the step's completions, before the slots are refilled.
     max_work_s, mean_work_s : float64 array, shape (T,)
         The part of the step that depends on load, for the slowest rank and averaged over ranks;
-        ``duration_s - max_work_s`` is the constant part.
+        ``duration_s - max_work_s`` is the constant part. Work that the ranks share is in both.
     sum_usage_pow : float64 array, shape (T,)
         Sum over ranks of ``(work_g / max work) ** 0.7``, for the energy model.
     num_tokens : int64 array, shape (T,)

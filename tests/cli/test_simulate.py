@@ -105,6 +105,27 @@ def test_table_fits_80_columns(run: Run, monkeypatch: pytest.MonkeyPatch) -> Non
     assert 80 >= max(len(line) for line in outcome.out.splitlines())
 
 
+def test_mixed_steps_are_part_of_the_result(run: Run, tmp_path: Path) -> None:
+    """The group says what prefill costs; a cache that holds half of each prompt saves half of it.
+
+    One rank, and a step that costs nothing but 1 s and the prefill: 16 prompts of 64 tokens.
+    """
+    trace = tmp_path / "cached.csv"
+    rows = "".join(f"{10 * row},64,1,32\n" for row in range(16))
+    trace.write_text("arrival_s,prompt_tokens,output_tokens,cached_tokens\n" + rows)
+    command = ["simulate", str(trace), "--ranks", "1", "--slots", "2", "--arrivals", "trace"]
+    command += ["--step-time", "1,0", "--policy", "fcfs", "--json", "--prefill-budget", "64"]
+    command += ["--prefill-time", "0.01", "--prefill-shared", "0.25", "--mixed-step-time", "0.5"]
+    cold, warm = (
+        json.loads(run(*command, cache).out) for cache in ("--no-prefix-cache", "--prefix-cache")
+    )
+    names = ("prefill_budget_tokens", "prefill_shared", "mixed_step_s", "prefix_cache")
+    assert [64, 0.25, 0.5, False] == [cold["group"][name] for name in names]
+    assert warm["group"]["prefix_cache"]
+    ttft_s = [document["runs"][0]["metrics"]["ttft_s"]["mean"] for document in (cold, warm)]
+    assert [1.0 + 0.64 + 0.5, 1.0 + 0.32 + 0.5] == pytest.approx(ttft_s)
+
+
 def test_small_file_is_drawn_from_with_a_note(run: Run, tmp_path: Path) -> None:
     """A file too small to fill the slots is drawn from, and the output says so."""
     trace = tmp_path / "small.csv"
@@ -146,6 +167,15 @@ def test_small_file_is_drawn_from_with_a_note(run: Run, tmp_path: Path) -> None:
         ([*TINY, "--rank-speeds", "1,0"], "above 0 and at most 1; got 0"),
         ([*TINY, "--prefill-budget", "3"], "--prefill-budget must be at least --slots"),
         ([*TINY, "--prefill-time", "1e-5"], "--prefill-time needs --prefill-budget"),
+        ([*TINY, "--prefill-shared", "2"], "--prefill-shared must be a number from 0 to 1, got 2"),
+        ([*TINY, "--prefill-shared", "0.5"], "--prefill-shared needs --prefill-budget"),
+        ([*TINY, "--mixed-step-time", "-1"], "--mixed-step-time must be a number of at least 0"),
+        ([*TINY, "--mixed-step-time", "1e-3"], "--mixed-step-time needs --prefill-budget"),
+        ([*TINY, "--prefix-cache"], "--prefix-cache needs --prefill-budget"),
+        (
+            [*TINY, "--prefix-cache", "--prefill-budget", "64"],
+            "br-production does not say what is cached of each prompt",
+        ),
         ([*TINY, "--format", "azure"], "--format is for files"),
         (["br-production", "--requests", "9"], "nothing is left to measure"),
         (["/dev/null"], "balanceroute: error:"),

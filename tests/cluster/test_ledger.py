@@ -44,6 +44,28 @@ def test_one_request_from_send_to_finish() -> None:
     assert [0, 0, 0, 0, 0] == rank_1()
 
 
+def test_a_cached_prefix_by_hand() -> None:
+    """It is due until the request has a slot, resident from then on, and again after preemption."""
+    ledger = Ledger(num_ranks=1)
+    handle = ledger.send(rank=0, prompt_tokens=100, cached_tokens=64)
+    assert 64 == ledger.accounts.entries["cached_tokens"][handle]
+
+    def load_and_due() -> list[int]:
+        return [int(ledger.ranks[name][0]) for name in ("load_tokens", "due_tokens")]
+
+    assert [0, 100] == load_and_due()
+    ledger.start(handle)
+    assert [64, 36] == load_and_due()
+    ledger.prefill(handle, 36)
+    ledger.grow(handle, 3)
+    assert [103, 0] == load_and_due()
+    ledger.preempt(handle)
+    assert [0, 103] == load_and_due()
+    ledger.start(handle)
+    assert [64, 39] == load_and_due()
+    assert 3 == ledger.age_tokens(handle)
+
+
 REFUSALS: list[tuple[Callable[[Ledger], object], str]] = [
     (lambda ledger: ledger.send(rank=2, prompt_tokens=5), "rank must be in 0..1, got 2"),
     (lambda ledger: ledger.send(rank=-1, prompt_tokens=5), "rank must be in 0..1, got -1"),
@@ -54,6 +76,14 @@ REFUSALS: list[tuple[Callable[[Ledger], object], str]] = [
     (
         lambda ledger: ledger.send(rank=0, prompt_tokens=5, max_tokens=-1),
         "max_tokens must be at least 0, got -1",
+    ),
+    (
+        lambda ledger: ledger.send(rank=0, prompt_tokens=5, cached_tokens=5),
+        "cached_tokens must be in 0..4, got 5",
+    ),
+    (
+        lambda ledger: ledger.send(rank=0, prompt_tokens=5, cached_tokens=-1),
+        "cached_tokens must be in 0..4, got -1",
     ),
     (lambda ledger: ledger.take_events(), "this ledger keeps no events; make it with"),
     (lambda ledger: ledger.age_tokens(-1), "request -1 is free"),
@@ -182,7 +212,7 @@ def test_a_kernel_refuses_to_lose_an_event() -> None:
     ledger = Ledger(num_ranks=1, capacity=500, keeps_events=True)
     room = len(ledger.accounts.events)
     for _ in range(room):
-        kernels.send(ledger.accounts, 0, 1, 0, 0, 0, 0)
+        kernels.send(ledger.accounts, 0, 1, 0, 0, 0, 0, 0)
     before = contents(ledger)
     with pytest.raises(IndexError, match="no room for an event"):
         kernels.finish(ledger.accounts, 0, 1)

@@ -32,6 +32,7 @@ class Booked:
     client: int
     max_tokens: int
     prompt_hash: int
+    cached_tokens: int
     resident_tokens: int = 0
     generated_tokens: int = 0
     state: str = WAITING
@@ -76,11 +77,19 @@ class LedgerMachine(RuleBasedStateMachine):
         client=st.integers(-1, 3),
         max_tokens=st.integers(0, 9),
         prompt_hash=st.integers(-(2**63), 2**63 - 1),
+        cached_share=st.sampled_from([0.0, 0.5, 1.0]),
     )
     def send(
-        self, rank: int, prompt_tokens: int, client: int, max_tokens: int, prompt_hash: int
+        self,
+        rank: int,
+        prompt_tokens: int,
+        client: int,
+        max_tokens: int,
+        prompt_hash: int,
+        cached_share: float,
     ) -> None:
         request = self.num_sent
+        cached_tokens = int(cached_share * (prompt_tokens - 1))
         handle = self.ledger.send(
             rank=rank,
             prompt_tokens=prompt_tokens,
@@ -88,10 +97,18 @@ class LedgerMachine(RuleBasedStateMachine):
             client=client,
             max_tokens=max_tokens,
             prompt_hash=prompt_hash,
+            cached_tokens=cached_tokens,
         )
         assert handle not in self.booked
         self.booked[handle] = Booked(
-            rank, prompt_tokens, prompt_tokens, request, client, max_tokens, prompt_hash
+            rank,
+            prompt_tokens,
+            prompt_tokens,
+            request,
+            client,
+            max_tokens,
+            prompt_hash,
+            cached_tokens,
         )
         self.note(SENT, handle)
         self.num_sent += 1
@@ -103,6 +120,8 @@ class LedgerMachine(RuleBasedStateMachine):
             handle, request = found
             self.ledger.start(handle)
             request.state = PREFILLING
+            request.due_tokens -= request.cached_tokens
+            request.resident_tokens += request.cached_tokens
 
     @precondition(lambda self: self.booked)
     @rule(index=st.integers(0, 99), share=st.floats(0, 1))

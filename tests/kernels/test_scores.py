@@ -58,21 +58,25 @@ def test_f_score_is_the_fall_of_the_imbalance(loads: list[int], data: st.DataObj
 
 
 WORK = [
-    # load, running, prefilled, kappa0, t_p, speed; C = 10 ms, t_l = 1e-6 s
-    ((1000, 5, 0, 0.0, 0.0, 1.0), 0.001),  # load alone
-    ((1000, 5, 0, 100.0, 0.0, 1.0), 0.0015),  # five requests count 100 tokens each
-    ((1000, 5, 200, 0.0, 1e-5, 1.0), 0.003),  # 200 prompt tokens at 10 µs
-    ((1000, 5, 0, 0.0, 0.0, 0.5), 0.012),  # half as fast: 22 ms in all
-    ((0, 0, 0, 0.0, 0.0, 2.0), -0.005),  # a fast idle rank is done before C is over
+    # load, running, prefilled; kappa0, t_p, σ, m, speed; C = 10 ms, t_l = 1e-6 s
+    ((1000, 5, 0), (0.0, 0.0, 0.0, 0.0, 1.0), 0.001),  # load alone
+    ((1000, 5, 0), (100.0, 0.0, 0.0, 0.0, 1.0), 0.0015),  # five requests count 100 tokens each
+    ((1000, 5, 200), (0.0, 1e-5, 0.0, 0.0, 1.0), 0.003),  # 200 prompt tokens at 10 µs
+    ((1000, 5, 200), (0.0, 1e-5, 0.75, 0.0, 1.0), 0.0015),  # a quarter of it is the rank's own
+    ((1000, 5, 1), (0.0, 0.0, 0.0, 0.002, 1.0), 0.003),  # 2 ms for any prompt token at all
+    ((1000, 5, 0), (0.0, 1e-5, 0.5, 0.002, 1.0), 0.001),  # nothing of it for none
+    ((1000, 5, 0), (0.0, 0.0, 0.0, 0.0, 0.5), 0.012),  # half as fast: 22 ms in all
+    ((1000, 5, 200), (0.0, 1e-5, 0.5, 0.002, 0.5), 0.018),  # (10 + 1 + 1 + 2) / 0.5 - 10 ms
+    ((0, 0, 0), (0.0, 0.0, 0.0, 0.0, 2.0), -0.005),  # a fast idle rank is done before C is over
 ]
 
 
-@pytest.mark.parametrize(("rank", "expected"), WORK)
-def test_work_of_a_rank(rank: tuple[int, int, int, float, float, float], expected: float) -> None:
-    """(C + t_l·(κ₀·n + L) + t_p·prefill) / speed - C."""
-    load, running, prefilled, kappa0, prefill_s, speed = rank
-    work = rank_work_s(load, running, prefilled, 0.01, 1e-6, kappa0, prefill_s, speed)
-    assert expected == pytest.approx(work)
+@pytest.mark.parametrize(("tokens", "costs", "expected"), WORK)
+def test_work_of_a_rank(
+    tokens: tuple[int, int, int], costs: tuple[float, float, float, float, float], expected: float
+) -> None:
+    """(C + t_l·(κ₀·n + L) + (1 - σ)·t_p·p + m·[p > 0]) / speed - C."""
+    assert expected == pytest.approx(rank_work_s(*tokens, 0.01, 1e-6, *costs))
 
 
 @given(

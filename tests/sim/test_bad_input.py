@@ -53,6 +53,19 @@ from tests.sim.runs import Holding, make_config, make_workload, run
             {"prefill_s_per_token": -1.0, "prefill_budget_tokens": 8},
             "--prefill-time must be a number of at least 0",
         ),
+        ({"prefill_shared": -0.5}, "--prefill-shared must be a number from 0 to 1, got -0.5"),
+        ({"prefill_shared": 1.01}, "--prefill-shared must be a number from 0 to 1, got 1.01"),
+        ({"prefill_shared": math.nan}, "--prefill-shared must be a number from 0 to 1, got nan"),
+        ({"prefill_shared": 0.5}, "--prefill-shared needs --prefill-budget"),
+        (
+            {"prefill_shared": 0.5, "prefill_budget_tokens": 8, "has_barrier": False},
+            "--prefill-shared is work that ranks do together, so it must be 0 with --no-barrier; "
+            "got 0.5",
+        ),
+        ({"mixed_step_s": -1.0}, "--mixed-step-time must be a number of at least 0, got -1"),
+        ({"mixed_step_s": math.inf}, "--mixed-step-time must be a number of at least 0, got inf"),
+        ({"mixed_step_s": 1e-3}, "--mixed-step-time needs --prefill-budget"),
+        ({"prefix_cache": True}, "--prefix-cache needs --prefill-budget"),
     ],
 )
 def test_settings(settings: dict[str, Any], message: str) -> None:
@@ -141,6 +154,13 @@ def test_workloads(
             "request 2 has max_tokens 3 and 4 output tokens; write 0 for a limit that is not known",
         ),
         ({"max_tokens": [-1, 9]}, "request 1 has max_tokens -1 and 4 output tokens"),
+        ({"cached_tokens": [0]}, "1 cached_tokens for 2 requests"),
+        ({"cached_tokens": [0, -1]}, "request 2 has cached_tokens -1 and 5 prompt tokens"),
+        (
+            {"cached_tokens": [5, 4]},
+            "request 1 has cached_tokens 5 and 5 prompt tokens; at least 0 are cached, and at "
+            "least one is computed",
+        ),
     ],
 )
 def test_what_is_known_of_requests(known: dict[str, list[int]], message: str) -> None:
@@ -150,6 +170,13 @@ def test_what_is_known_of_requests(known: dict[str, list[int]], message: str) ->
     with pytest.raises(ConfigError) as caught:
         run(workload, "fcfs")
     assert message in str(caught.value)
+
+
+def test_a_cache_without_a_column() -> None:
+    """A prefix cache needs to know what it holds."""
+    workload = make_workload([5, 5], [4, 4], [0.0, 1.0])
+    with pytest.raises(ConfigError, match="take a trace with a column cached_tokens, or leave out"):
+        run(workload, "fcfs", prefill_budget_tokens=8, prefix_cache=True)
 
 
 @pytest.mark.parametrize(
@@ -229,12 +256,14 @@ def test_plans_of_another_type() -> None:
         {"staleness_s": 1e-9},
         {"start": "stationary"},  # only once the requests that filled the slots are gone
         {"start": "stationary", "staleness_s": 3.0},
+        {"num_ranks": 2, "has_barrier": False},
+        {"num_ranks": 2, "has_barrier": False, "start": "stationary", "staleness_s": 3.0},
     ],
 )
 def test_holding_everything_back(settings: dict[str, Any]) -> None:
     """A policy that sends nothing while nothing runs and nothing is ahead is stopped."""
     workload = make_workload([5] * 4, [2] * 4, [0.0, 0.0, 1.0, 1e6])
-    with pytest.raises(PlanError, match="the policy holds back 4 requests"):
+    with pytest.raises(PlanError, match="Holding holds back 4 requests"):
         run(workload, Holding(), **settings)
 
 

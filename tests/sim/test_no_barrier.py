@@ -80,10 +80,6 @@ def test_each_rank_is_a_group_of_its_own(
         rows = np.flatnonzero(together.rank == rank)
         if len(rows) == 0:
             continue
-        assert workload.arrival_s is not None
-        own = make_workload(
-            workload.prompt_tokens[rows], workload.output_tokens[rows], workload.arrival_s[rows]
-        )
-        alone = run(own, "fcfs", **(bound | {"num_ranks": 1})).requests
+        alone = run(workload.select(rows), "fcfs", **(bound | {"num_ranks": 1})).requests
         assert alone.first_token_s.tolist() == together.first_token_s[rows].tolist()
         assert alone.finished_s.tolist() == together.finished_s[rows].tolist()

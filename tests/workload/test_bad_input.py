@@ -13,6 +13,7 @@ HEAD = "arrival_s,prompt_tokens,output_tokens\n"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 JSON = '{"timestamp": 1, "input_tokens": 2, "output_tokens": 3}\n'
 JSON_2 = '{"timestamp": 2, "input_tokens": %s, "output_tokens": 3}\n'
+MOONCAKE = '{"timestamp": 0, "input_length": 9, "output_length": 3, "hash_ids": %s}\n'
 IDS = "request_id,prompt_tokens,output_tokens\n"
 
 BAD = {
@@ -118,6 +119,24 @@ BAD = {
         '{"input_tokens": 1, "output_tokens": 2, "prompt_hash": 3.5}\n',
         " line 1: prompt_hash is 3.5, not a whole number of 64 bits",
     ),
+    "all cached": (
+        "prompt_tokens,output_tokens,cached_tokens\n9,9,8\n9,9,9\n",
+        " line 3: cached_tokens is '9', not less than the row's 9 prompt tokens; at least one",
+    ),
+    "cached negative": (
+        "prompt_tokens,output_tokens,cached_tokens\n9,9,-1\n",
+        " line 2: cached_tokens is '-1', negative; allowed are 0 to",
+    ),
+    "cached in parts": (
+        '{"input_tokens": 9, "output_tokens": 2, "cached_tokens": 3.5}\n',
+        " line 1: cached_tokens is 3.5, not a whole number",
+    ),
+    "block names": (
+        MOONCAKE % '["a"]',
+        " line 1: hash_ids is ['a'], not a list of whole numbers of 64 bits; correct the line",
+    ),
+    "block too large": (MOONCAKE % f"[{2**63}]", f" line 1: hash_ids is [{2**63}], not a list of"),
+    "one block": (MOONCAKE % "7", " line 1: hash_ids is 7, not a list of whole numbers"),
     "id twice": (
         IDS + "a,1,1\n\nb,1,1\na,1,1\n",
         " line 5: request_id 'a' was used in line 2; take one of the lines out",
@@ -245,6 +264,14 @@ PARQUET_BAD = {
     "prompt hash": (
         {"prompt_tokens": [1, 1], "output_tokens": [2, 2], "prompt_hash": ["a", "b"]},
         " rows 1 to 2: holds string where whole numbers of 64 bits belong",
+    ),
+    "cached": (
+        {"prompt_tokens": [9, 9], "output_tokens": [2, 2], "cached_tokens": [0, 9]},
+        " row 2: cached_tokens is 9, not less than the row's 9 prompt tokens",
+    ),
+    "blocks": (
+        {"timestamp": [0], "input_length": [9], "output_length": [2], "hash_ids": ["[1]"]},
+        " rows 1 to 1: holds string where lists of whole numbers belong",
     ),
     "column": ({"input": [1], "output_tokens": [1]}, ": no column holds the prompt tokens"),
     "id twice": (

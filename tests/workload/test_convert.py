@@ -15,7 +15,10 @@ tokens = st.integers(1, 100_000_000)
 gaps = st.floats(0, 1e5, allow_nan=False)
 clients = st.integers(0, 2**31 - 1)
 hashes = st.integers(-(2**63), 2**63 - 1)
-requests = st.lists(st.tuples(tokens, tokens, gaps, clients, st.booleans(), hashes), min_size=1)
+shares = st.floats(0, 1)
+requests = st.lists(
+    st.tuples(tokens, tokens, gaps, clients, st.booleans(), hashes, shares), min_size=1
+)
 
 
 @settings(
@@ -25,13 +28,14 @@ requests = st.lists(st.tuples(tokens, tokens, gaps, clients, st.booleans(), hash
 )
 @given(rows=requests, suffix=st.sampled_from(SUFFIXES), has_arrivals=st.booleans())
 def test_what_is_written_is_read_back(
-    rows: list[tuple[int, int, float, int, bool, int]],
+    rows: list[tuple[int, int, float, int, bool, int, float]],
     suffix: str,
     has_arrivals: bool,
     tmp_path: Path,
 ) -> None:
     """Lengths, arrivals (to the last bit) and all else survive every form of file."""
-    prompts, outputs, waits, clients, are_known, hashes = map(np.array, zip(*rows, strict=True))
+    columns = map(np.array, zip(*rows, strict=True))
+    prompts, outputs, waits, clients, are_known, hashes, shares = columns
     workload = Workload(
         name="x",
         prompt_tokens=prompts.astype(np.int32),
@@ -40,12 +44,13 @@ def test_what_is_written_is_read_back(
         client_ids=clients.astype(np.int32) if has_arrivals else None,
         max_tokens=np.where(are_known, outputs, 0).astype(np.int32) if has_arrivals else None,
         prompt_hashes=hashes.astype(np.int64) if has_arrivals else None,
+        cached_tokens=(shares * (prompts - 1)).astype(np.int32) if has_arrivals else None,
     )
     path = tmp_path / f"t{suffix}"
     write_trace(workload, path)
     again = read_trace(path)
     assert list(workload.columns) == list(again.columns)
-    assert len(workload.columns) == (6 if has_arrivals else 2)
+    assert len(workload.columns) == (7 if has_arrivals else 2)
     for name, values in workload.columns.items():
         assert np.array_equal(values, again.columns[name])
         assert values.dtype == again.columns[name].dtype

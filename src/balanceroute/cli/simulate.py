@@ -62,6 +62,19 @@ def simulate(
         int | None, option("Tokens per rank and step where ranks prefill too; else decode-only.")
     ] = None,
     prefill_time: Annotated[float, option("Seconds per prompt token computed.")] = 0.0,
+    prefill_shared: Annotated[
+        float, option("Part of --prefill-time, 0 to 1, that falls to all ranks alike.")
+    ] = 0.0,
+    mixed_step_time: Annotated[
+        float, option("Seconds that a step takes longer on a rank that prefills in it.")
+    ] = 0.0,
+    prefix_cache: Annotated[
+        bool,
+        option(
+            "Whether the workload's cached_tokens need not be computed.",
+            "--prefix-cache/--no-prefix-cache",
+        ),
+    ] = False,
     staleness: Annotated[float, option("Seconds between two looks at the ranks.")] = 0.0,
     binding: Annotated[
         str | None, option("pooled or immediate; else pooled if saturated, or as each policy does.")
@@ -85,6 +98,9 @@ def simulate(
         has_barrier=barrier,
         prefill_budget_tokens=prefill_budget,
         prefill_s_per_token=prefill_time,
+        prefill_shared=prefill_shared,
+        mixed_step_s=mixed_step_time,
+        prefix_cache=prefix_cache,
         arrivals=arrivals,  # type: ignore[arg-type]  # SimConfig checks the choices
         pool_size=pool,
         binding=binding,  # type: ignore[arg-type]

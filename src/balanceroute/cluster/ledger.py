@@ -177,6 +177,7 @@ class Ledger:
         client: int = UNKNOWN,
         max_tokens: int = 0,
         prompt_hash: int = 0,
+        cached_tokens: int = 0,
     ) -> int:
         """Book a request sent to `rank` and return its handle.
 
@@ -190,21 +191,25 @@ class Ledger:
             The request's own limit of output tokens; 0 if unknown.
         prompt_hash : int
             Hash of its whole prompt; 0 if unknown.
+        cached_tokens : int
+            Prompt tokens that are resident as soon as it has a slot; less than its prompt has.
         """
         self._expect_rank(rank)
         if prompt_tokens < 1:
             raise ConfigError(f"prompt_tokens must be at least 1, got {prompt_tokens}")
         if max_tokens < 0:
             raise ConfigError(f"max_tokens must be at least 0, got {max_tokens}")
+        if not 0 <= cached_tokens < prompt_tokens:
+            raise ConfigError(
+                f"cached_tokens must be in 0..{prompt_tokens - 1}, got {cached_tokens}"
+            )
         self.reserve(1)
         self.reserve_events(1)
-        handle = kernels.send(
-            self.accounts, rank, prompt_tokens, request, client, max_tokens, prompt_hash
-        )
-        return int(handle)
+        known = (request, client, max_tokens, prompt_hash, cached_tokens)
+        return int(kernels.send(self.accounts, rank, prompt_tokens, *known))
 
     def start(self, handle: int) -> None:
-        """Book that a waiting request got a slot on its rank."""
+        """Book that a waiting request got a slot; what is cached of its prompt is resident then."""
         self._expect(handle, kernels.WAITING)
         kernels.start(self.accounts, handle)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.ledger import NO_EVENTS, UNLIMITED_TOKENS
 from balanceroute.cluster.traits import Integers, request_traits
 from balanceroute.errors import ConfigError
@@ -46,6 +47,8 @@ class GroupView:
         Tokens that make a step as much longer as one more running request does.
     speeds : float64 array, shape (G,), or None
         Speed of each rank relative to the fastest, in (0, 1]; None: all are equal.
+    costs : StepCosts or None
+        What a step costs; None: unknown. Its `kappa0_tokens` is the one above.
     entries : ENTRY_ACCOUNT array, shape (capacity,), or None
         Requests in flight by handle (`balanceroute.kernels.ledger`), as old as the loads; those of
         state `FREE` are none. None unless the policy follows requests.
@@ -69,6 +72,7 @@ class GroupView:
     num_inflight_reqs: Int64Array
     kappa0_tokens: float = 0.0
     speeds: NDArray[np.float64] | None = None
+    costs: StepCosts | None = None
     entries: RecordArray | None = None
     clocks: Int64Array | None = None
     events: RecordArray = field(default_factory=lambda: NO_EVENTS)
@@ -84,6 +88,7 @@ class GroupView:
         kv_capacity_tokens: Int64Array,
         kappa0_tokens: float = 0.0,
         speeds: NDArray[np.float64] | None = None,
+        costs: StepCosts | None = None,
     ) -> GroupView:
         """Return the view that a ledger's accounts give.
 
@@ -92,7 +97,7 @@ class GroupView:
         seen, actual : RANK_ACCOUNT array, shape (G,)
             The accounts as the router was last told, and as they are: requests in flight are
             counted from the latter. The same array twice if nothing is stale.
-        now_s, is_immediate, num_slots, kv_capacity_tokens, kappa0_tokens, speeds
+        now_s, is_immediate, num_slots, kv_capacity_tokens, kappa0_tokens, speeds, costs
             As the attributes.
         """
         return GroupView(
@@ -109,6 +114,7 @@ class GroupView:
             num_inflight_reqs=actual["num_running"] + actual["num_waiting"],
             kappa0_tokens=kappa0_tokens,
             speeds=speeds,
+            costs=costs,
             events=NO_EVENTS,
         )
 
@@ -266,6 +272,14 @@ class PoolView:
         For example those in its prefix cache; 0 without a preferred rank.
         """
         return self._trait("saved_tokens")
+
+    @property
+    def cached_tokens(self) -> Int64Array:
+        """Return the prompt tokens that no rank has to compute, shape (N,); 0 where unknown.
+
+        They take KV tokens as soon as the request has a slot, but no time and no token budget.
+        """
+        return self._trait("cached_tokens")
 
     def _trait(self, name: str) -> Int64Array:
         traits = request_traits(len(self)) if self.traits is None else self.traits

@@ -46,10 +46,8 @@ ENTRY_ACCOUNT = np.dtype(
         ("client", np.int64),  # UNKNOWN if none was given
         ("max_tokens", np.int64),  # its own limit of output tokens; 0 if unknown
         ("prompt_hash", np.int64),  # 0 if unknown
-        (
-            "next_free",
-            np.int64,
-        ),  # while the handle is free, the one to use after it
+        ("cached_tokens", np.int64),  # of the prompt, resident as soon as it has a slot
+        ("next_free", np.int64),  # while the handle is free, the one to use after it
     ]
 )
 
@@ -140,6 +138,7 @@ def send(
     client: int,
     max_tokens: int,
     prompt_hash: int,
+    cached_tokens: int,
 ) -> int:
     """Book a request sent to `rank` and return its handle; the caller keeps a handle free."""
     counts = accounts.counts[0]
@@ -156,6 +155,7 @@ def send(
     entry.client = client
     entry.max_tokens = max_tokens
     entry.prompt_hash = prompt_hash
+    entry.cached_tokens = cached_tokens
     there.num_waiting += 1
     there.due_tokens += prompt_tokens
     note_event(accounts, SENT, handle, 0)
@@ -164,13 +164,14 @@ def send(
 
 @bare_kernel
 def start(accounts: Accounts, handle: int) -> None:
-    """Book that a waiting request got a slot; nothing of it is resident yet."""
+    """Book that a waiting request got a slot; what is cached of its prompt is resident at once."""
     entry = accounts.entries[handle]
     there = accounts.ranks[entry.rank]
     entry.state = PREFILLING
     there.num_waiting -= 1
     there.num_running += 1
     there.prompt_tokens += entry.prompt_tokens
+    prefill(accounts, handle, entry.cached_tokens)
 
 
 @bare_kernel

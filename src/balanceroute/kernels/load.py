@@ -75,12 +75,17 @@ def rank_work_s(
     s_per_token: float,
     kappa0_tokens: float,
     prefill_s_per_token: float,
+    prefill_shared: float,
+    mixed_step_s: float,
     speed: float,
 ) -> float:
-    """Return the part of a step that rank g's load causes, in seconds.
+    """Return the part of a step that rank g's own load causes, in seconds.
 
-    Implements ``t_g = (C + t_l * (kappa0 * n + L) + t_p * prefill) / speed - C``, so that a step of
-    the group lasts ``C + max_g t_g`` (design sections 3 and 6).
+    Implements, with p the prompt tokens that it computes in the step (design section 6)::
+
+        work = (C + t_l * (kappa0 * n + L) + (1 - sigma) * t_p * p + m * [p > 0]) / speed - C
+
+    A step of the group lasts ``C + max_g work + sigma * t_p * mean_g p``. Lower is better.
 
     Parameters
     ----------
@@ -92,14 +97,22 @@ def rank_work_s(
         Resident tokens that cost as much as one more running request; 0 gives the papers' model.
     prefill_s_per_token : float
         t_p in seconds per prompt token computed; 0 on decode-only ranks.
+    prefill_shared : float
+        sigma, the part of t_p that all ranks of the group work off together, in [0, 1].
+    mixed_step_s : float
+        m in seconds, for a step in which the rank computes prompt tokens at all.
     speed : float
         Speed of the rank relative to the nominal one, above 0.
 
     Examples
     --------
-    >>> round(rank_work_s(100_000, 72, 0, 9.775e-3, 1.005e-7, 0.0, 0.0, 1.0), 6)
+    >>> round(rank_work_s(100_000, 72, 0, 9.775e-3, 1.005e-7, 0.0, 0.0, 0.0, 0.0, 1.0), 6)
     0.01005
+    >>> round(rank_work_s(100_000, 72, 512, 9.775e-3, 1.005e-7, 0.0, 2e-5, 0.5, 1e-3, 1.0), 6)
+    0.01617
     """
     work = s_per_token * (kappa0_tokens * num_running + load_tokens)
-    work += prefill_s_per_token * prefill_tokens
+    work += (1.0 - prefill_shared) * prefill_s_per_token * prefill_tokens
+    if prefill_tokens > 0:
+        work += mixed_step_s
     return (constant_s + work) / speed - constant_s

@@ -30,12 +30,14 @@ NEVER, WHEN_SLOT_FREE, ALWAYS = 0, 1, 2
 
 
 class StepCost(NamedTuple):
-    """What a step costs: C, t_l, kappa0, t_p of the design, and the token budget per rank."""
+    """What a step costs; `balanceroute.cluster.costs.StepCosts` says what each figure means."""
 
     constant_s: float
     s_per_token: float
     kappa0_tokens: float
     prefill_s_per_token: float
+    prefill_shared: float
+    mixed_step_s: float
     budget_tokens: int
 
 
@@ -51,16 +53,7 @@ def begin_step(group: Group, cost: StepCost, log: Log, which: int) -> None:
     for g in range(first_rank, first_rank + num_ranks):
         schedule_rank(group, g, cost.budget_tokens)
         there, engine = group.accounts.ranks[g], group.engines[g]
-        engine.work_s = rank_work_s(
-            there.load_tokens,
-            there.num_running,
-            engine.prefilled_tokens,
-            cost.constant_s,
-            cost.s_per_token,
-            cost.kappa0_tokens,
-            cost.prefill_s_per_token,
-            engine.speed,
-        )
+        engine.work_s = own_work_s(group, cost, g)
         slowest_s = max(slowest_s, engine.work_s)
         sum_work_s += engine.work_s
         most, least = max(most, there.load_tokens), min(least, there.load_tokens)
@@ -68,6 +61,8 @@ def begin_step(group: Group, cost: StepCost, log: Log, which: int) -> None:
         num_decoding += there.num_decoding
         num_running += there.num_running
         num_waiting += there.num_waiting
+    shared_s = share_prefill(group.engines, cost, first_rank, num_ranks)
+    slowest_s += shared_s
     clock.end_s = clock.now_s + cost.constant_s + slowest_s
     clock.in_step, clock.row = 1, log.num_steps[0]
     log.num_steps[0] += 1
@@ -75,10 +70,42 @@ def begin_step(group: Group, cost: StepCost, log: Log, which: int) -> None:
     row.start_s = clock.now_s
     row.duration_s = cost.constant_s + slowest_s
     row.max_load_tokens, row.min_load_tokens, row.sum_load_tokens = most, least, total
-    row.max_work_s, row.mean_work_s = slowest_s, sum_work_s / num_ranks
+    row.max_work_s, row.mean_work_s = slowest_s, sum_work_s / num_ranks + shared_s
     row.sum_usage_pow = sum_usage_pow(group.engines, first_rank, num_ranks, slowest_s)
     row.num_tokens, row.num_running, row.num_waiting = num_decoding, num_running, num_waiting
     sample_loads(group, log.samples, clock.row, clock.now_s)
+
+
+@bare_kernel
+def own_work_s(group: Group, cost: StepCost, rank: int) -> float:
+    """Return what a rank's own requests add to the step that begins."""
+    there, engine = group.accounts.ranks[rank], group.engines[rank]
+    return rank_work_s(
+        there.load_tokens,
+        there.num_running,
+        engine.prefilled_tokens,
+        cost.constant_s,
+        cost.s_per_token,
+        cost.kappa0_tokens,
+        cost.prefill_s_per_token,
+        cost.prefill_shared,
+        cost.mixed_step_s,
+        engine.speed,
+    )
+
+
+@bare_kernel
+def share_prefill(engines: RecordArray, cost: StepCost, first_rank: int, num_ranks: int) -> float:
+    """Give each rank its part of the prefill work that the ranks do together, and return it."""
+    if cost.prefill_shared == 0.0:
+        return 0.0
+    num_tokens = 0
+    for g in range(first_rank, first_rank + num_ranks):
+        num_tokens += engines[g].prefilled_tokens
+    shared_s = cost.prefill_shared * cost.prefill_s_per_token * num_tokens / num_ranks
+    for g in range(first_rank, first_rank + num_ranks):
+        engines[g].work_s += shared_s
+    return shared_s
 
 
 @bare_kernel
@@ -259,5 +286,5 @@ def fill(
         group.seats[handle].request = NONE
         dequeue(group, rank)
         group.seats[handle].generated_tokens = age_tokens[i]
-        compute_prompt(group, rank, handle, prompt)
+        compute_prompt(group, rank, handle, group.accounts.entries[handle].due_tokens)
         ledger.grow(group.accounts, handle, age_tokens[i])

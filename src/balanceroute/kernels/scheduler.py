@@ -109,12 +109,13 @@ def enqueue(
 
     Row `i` of `traits` tells what else is known of it; no rows tell nothing.
     """
-    client, max_tokens, prompt_hash = ledger.UNKNOWN, 0, 0
+    client, max_tokens, prompt_hash, cached_tokens = ledger.UNKNOWN, 0, 0, 0
     if len(traits) > 0:
         known = traits[i]
         client, max_tokens, prompt_hash = known.client_id, known.max_tokens, known.prompt_hash
+        cached_tokens = known.cached_tokens
     handle = ledger.send(
-        group.accounts, rank, prompt_tokens, request, client, max_tokens, prompt_hash
+        group.accounts, rank, prompt_tokens, request, client, max_tokens, prompt_hash, cached_tokens
     )
     seat, engine = group.seats[handle], group.engines[rank]
     seat.request = request
@@ -259,8 +260,9 @@ def schedule_rank(group: Group, rank: int, budget_tokens: int) -> None:
     if preempted:
         return
     while engine.wait_head != NONE and budget > 0 and there.num_running < engine.slots:
-        chunk = min(budget, group.accounts.entries[engine.wait_head].due_tokens)
-        if there.load_tokens + chunk > engine.kv_tokens:
+        first = group.accounts.entries[engine.wait_head]
+        chunk = min(budget, first.due_tokens - first.cached_tokens)
+        if there.load_tokens + first.cached_tokens + chunk > engine.kv_tokens:
             return
         handle = dequeue(group, rank)
         request = group.seats[handle].request

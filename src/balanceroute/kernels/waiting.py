@@ -16,6 +16,7 @@ REQUEST_TRAITS = np.dtype(
         ("prompt_hash", np.int64),  # 0 if unknown
         ("preferred_rank", np.int64),  # -1 if there is none
         ("saved_tokens", np.int64),  # prompt tokens that the preferred rank would save
+        ("cached_tokens", np.int64),  # prompt tokens that no rank has to compute
     ]
 )
 

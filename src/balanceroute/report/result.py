@@ -97,6 +97,12 @@ class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
         Prompt tokens that a rank may prefill in a step; None for decode-only ranks.
     prefill_s_per_token : float or None
         Time of one prompt token; None for decode-only ranks.
+    prefill_shared : float or None
+        Part of that time that falls to all ranks alike; None for decode-only ranks.
+    mixed_step_s : float or None
+        What a rank's step takes longer because it prefills; None for decode-only ranks.
+    prefix_cache : bool
+        Whether cached prompt tokens need not be computed.
     warmup_steps : int or None
         Steps left out at the start; None: until G·B requests had been admitted.
     rank_speeds : tuple of float or None
@@ -117,6 +123,9 @@ class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
     staleness_s: float = 0.0
     prefill_budget_tokens: int | None = None
     prefill_s_per_token: float | None = None
+    prefill_shared: float | None = None
+    mixed_step_s: float | None = None
+    prefix_cache: bool = False
     warmup_steps: int | None = None
     rank_speeds: tuple[float, ...] | None = None
     barrier: bool = True

@@ -64,17 +64,27 @@ def _workload(workload: WorkloadInfo) -> list[tuple[str, str]]:
     ]
 
 
+def _prefill(group: GroupInfo) -> str:
+    if group.prefill_budget_tokens is None:
+        return "none: ranks only decode"
+    parts = [
+        f"up to {group.prefill_budget_tokens:,} tokens a step at "
+        f"{group.prefill_s_per_token or 0.0:g} s/token"
+    ]
+    if group.prefill_shared:
+        parts.append(f"{group.prefill_shared:.0%} of it shared by all ranks")
+    if group.mixed_step_s:
+        parts.append(f"{1e3 * group.mixed_step_s:g} ms more in a step that prefills")
+    if group.prefix_cache:
+        parts.append("cached prefixes for free")
+    return ", ".join(parts)
+
+
 def _group(group: GroupInfo) -> list[tuple[str, str]]:
     step = group.step_time
     warmup = "until every slot could have turned over once (ranks × slots admissions)"
     if group.warmup_steps is not None:
         warmup = f"{group.warmup_steps:,} steps"
-    prefill = "none: ranks only decode"
-    if group.prefill_budget_tokens is not None:
-        prefill = (
-            f"up to {group.prefill_budget_tokens:,} tokens a step at "
-            f"{group.prefill_s_per_token or 0.0:g} s/token"
-        )
     return [
         ("Group", f"{count_ranks(group)} × {group.slots} slots"),
         ("KV tokens per rank", "unlimited" if group.kv_tokens is None else f"{group.kv_tokens:,}"),
@@ -84,7 +94,7 @@ def _group(group: GroupInfo) -> list[tuple[str, str]]:
             f"({step.kappa0_tokens:g} per request + tokens) of the slowest rank",
         ),
         ("Barrier", "each step waits for the slowest rank" if group.barrier else "none"),
-        ("Prefill", prefill),
+        ("Prefill", _prefill(group)),
         ("Arrivals", f"{_ARRIVALS[group.arrivals]}, rate × {group.rate_scale:g}"),
         ("Pool", "–" if group.pool is None else f"{group.pool:,} requests"),
         ("Binding", group.binding or "each policy's own"),

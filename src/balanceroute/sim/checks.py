@@ -27,6 +27,11 @@ def check_workload(workload: Workload, config: SimConfig) -> None:
                 "at least 1 is needed"
             )
     _check_known(workload)
+    if config.prefix_cache and workload.cached_tokens is None:
+        raise ConfigError(
+            f"{name} does not say what is cached of each prompt; take a trace with a column "
+            "cached_tokens, or leave out --prefix-cache"
+        )
     if not config.is_saturated:
         _check_arrivals(workload)
     if config.kv_tokens is None:
@@ -43,22 +48,31 @@ def check_workload(workload: Workload, config: SimConfig) -> None:
 
 def _check_known(workload: Workload) -> None:
     """See that what is known beyond lengths and arrivals can be true."""
-    name, limits = workload.name, workload.max_tokens
-    for what in ("client_ids", "max_tokens", "prompt_hashes"):
+    name, limits, cached = workload.name, workload.max_tokens, workload.cached_tokens
+    for what in ("client_ids", "max_tokens", "prompt_hashes", "cached_tokens"):
         values = workload.columns.get(what)
         if values is not None and len(values) != workload.num_requests:
             raise ConfigError(
                 f"{name} has {len(values)} {what} for {workload.num_requests} requests"
             )
-    if limits is None:
-        return
-    is_wrong = (limits != 0) & (limits < workload.output_tokens)
-    if is_wrong.any():
-        row = int(is_wrong.argmax())
-        raise ConfigError(
-            f"{name}: request {row + 1} has max_tokens {limits[row]} and "
-            f"{workload.output_tokens[row]} output tokens; write 0 for a limit that is not known"
-        )
+    if limits is not None:
+        is_wrong = (limits != 0) & (limits < workload.output_tokens)
+        if is_wrong.any():
+            row = int(is_wrong.argmax())
+            raise ConfigError(
+                f"{name}: request {row + 1} has max_tokens {limits[row]} and "
+                f"{workload.output_tokens[row]} output tokens; write 0 for a limit that is not "
+                "known"
+            )
+    if cached is not None:
+        is_wrong = (cached < 0) | (cached >= workload.prompt_tokens)
+        if is_wrong.any():
+            row = int(is_wrong.argmax())
+            raise ConfigError(
+                f"{name}: request {row + 1} has cached_tokens {cached[row]} and "
+                f"{workload.prompt_tokens[row]} prompt tokens; at least 0 are cached, and at least "
+                "one is computed"
+            )
 
 
 def _check_arrivals(workload: Workload) -> None:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from balanceroute.cluster.costs import StepCosts
 from balanceroute.errors import ConfigError
 
 Arrivals = Literal["saturated", "trace", "poisson"]
@@ -121,6 +122,12 @@ class SimConfig:
         Tokens a rank may compute in a step, where ranks prefill too; None for decode-only ranks.
     prefill_s_per_token : float
         t_p, seconds per prompt token computed.
+    prefill_shared : float
+        sigma, the part of t_p that the ranks of a group work off together, in [0, 1].
+    mixed_step_s : float
+        m, seconds that a rank's step takes longer because it prefills at all.
+    prefix_cache : bool
+        Whether the workload's `cached_tokens` are resident on admission, without being computed.
     arrivals : {"saturated", "trace", "poisson"}
         A pool that never runs dry, the trace's own times, or a Poisson process.
     pool_size : int or None
@@ -144,6 +151,9 @@ class SimConfig:
     has_barrier: bool = True
     prefill_budget_tokens: int | None = None
     prefill_s_per_token: float = 0.0
+    prefill_shared: float = 0.0
+    mixed_step_s: float = 0.0
+    prefix_cache: bool = False
     arrivals: Arrivals = "saturated"
     pool_size: int | None = None
     binding: BindingChoice | None = None
@@ -155,6 +165,8 @@ class SimConfig:
         self._check_counts()
         _require_range("staleness", self.staleness_s, 0.0)
         _require_range("prefill-time", self.prefill_s_per_token, 0.0)
+        _require_range("prefill-shared", self.prefill_shared, 0.0, 1.0)
+        _require_range("mixed-step-time", self.mixed_step_s, 0.0)
         _require_choice("arrivals", self.arrivals, get_args(Arrivals))
         _require_choice("binding", self.binding, (*get_args(BindingChoice), None))
         _require_choice("start", self.start, (*get_args(Start), None))
@@ -201,10 +213,35 @@ class SimConfig:
                 f"--prefill-budget must be at least --slots ({self.num_slots}), since every "
                 f"running request takes one token of it per step; got {budget}"
             )
-        if self.prefill_s_per_token > 0 and self.prefill_budget_tokens is None:
+        needs_budget = {
+            "prefill-time": self.prefill_s_per_token > 0,
+            "prefill-shared": self.prefill_shared > 0,
+            "mixed-step-time": self.mixed_step_s > 0,
+            "prefix-cache": self.prefix_cache,
+        }
+        for name, is_used in needs_budget.items():
+            if is_used and budget is None:
+                raise ConfigError(
+                    f"--{name} needs --prefill-budget (tokens per step, for example 2048)"
+                )
+        if self.prefill_shared > 0 and not self.has_barrier:
             raise ConfigError(
-                "--prefill-time needs --prefill-budget (tokens per step, for example 2048)"
+                "--prefill-shared is work that ranks do together, so it must be 0 with "
+                f"--no-barrier; got {self.prefill_shared:g}"
             )
+
+    @property
+    def costs(self) -> StepCosts:
+        """Return what a step costs, as policies are told it."""
+        return StepCosts(
+            constant_s=self.step_time.constant_s,
+            s_per_token=self.step_time.s_per_token,
+            kappa0_tokens=self.step_time.kappa0_tokens,
+            prefill_s_per_token=self.prefill_s_per_token,
+            prefill_shared=self.prefill_shared,
+            mixed_step_s=self.mixed_step_s,
+            budget_tokens=self.prefill_budget_tokens,
+        )
 
     @property
     def is_saturated(self) -> bool:
@@ -228,9 +265,11 @@ class SimConfig:
         return "immediate" if natural == "immediate" and not self.is_saturated else "pooled"
 
 
-def _require_range(name: str, value: float, least: float) -> None:
-    if not (math.isfinite(value) and value >= least):
-        raise ConfigError(f"--{name} must be a number of at least {least:g}, got {value}")
+def _require_range(name: str, value: float, least: float, most: float = math.inf) -> None:
+    if math.isfinite(value) and least <= value <= most:
+        return
+    allowed = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+    raise ConfigError(f"--{name} must be a number {allowed}, got {value}")
 
 
 def _require_choice(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:

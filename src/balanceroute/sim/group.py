@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 from numpy.typing import NDArray
 
+from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.traits import NO_TRAITS, request_traits
 from balanceroute.kernels import lockstep
@@ -41,15 +44,11 @@ class SimGroup:
         capacity = num_ranks * config.num_slots + num_beyond_slots
         self.ledger = Ledger(num_ranks=num_ranks, capacity=capacity, keeps_events=keeps_events)
         self._workload = workload
-        known = ("client_ids", "max_tokens", "prompt_hashes")
+        known = ["client_ids", "max_tokens", "prompt_hashes"]
+        if config.prefix_cache:
+            known.append("cached_tokens")
         self._known = {name: workload.columns[name] for name in known if name in workload.columns}
-        self._cost = StepCost(
-            config.step_time.constant_s,
-            config.step_time.s_per_token,
-            config.step_time.kappa0_tokens,
-            config.prefill_s_per_token,
-            config.prefill_budget_tokens or NO_BUDGET,
-        )
+        self._cost = _kernel_cost(config.costs)
         self._engines = _idle_engines(config)
         num_clocks = 1 if config.has_barrier else num_ranks
         self._clocks = np.zeros(num_clocks, CLOCK)
@@ -180,6 +179,10 @@ class SimGroup:
             self._calendar,
             self._first_handles,
         )
+
+
+def _kernel_cost(costs: StepCosts) -> StepCost:
+    return StepCost(**asdict(costs) | {"budget_tokens": costs.budget_tokens or NO_BUDGET})
 
 
 def _idle_engines(config: SimConfig) -> RecordArray:

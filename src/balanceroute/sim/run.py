@@ -60,7 +60,8 @@ def simulate(
     ConfigError
         If a request can never fit a rank, arrivals are missing, or nothing is left to measure.
     PlanError
-        If the policy breaks its contract.
+        If the policy breaks its contract, or holds requests back while no request runs and none is
+        to come.
 
     Examples
     --------
@@ -81,16 +82,20 @@ def simulate(
     [2.041, 1.03]
     """
     check_workload(workload, config)
-    return _Run(workload, config, policy, seed).records(label, seed, on_progress)
+    return _Run(workload, config, policy, label, seed).records(on_progress)
 
 
 class _Run:
     """The router's side of a simulation: arrivals, pool, plans."""
 
-    def __init__(self, workload: Workload, config: SimConfig, policy: Policy, seed: int) -> None:
+    def __init__(
+        self, workload: Workload, config: SimConfig, policy: Policy, label: str, seed: int
+    ) -> None:
         self._workload = workload
         self._config = config
         self._policy = policy
+        self._label = label
+        self._seed = seed
         self._binding = config.binding_of(policy.binding)
         self._is_immediate = self._binding == "immediate"
         self._follows_requests = follows_requests(policy)
@@ -110,11 +115,11 @@ class _Run:
             self._group.kv_tokens,
             staleness_s=config.staleness_s,
             is_immediate=self._is_immediate,
-            kappa0_tokens=config.step_time.kappa0_tokens,
+            costs=config.costs,
             speeds=np.array(config.rank_speeds) if config.rank_speeds else None,
         )
 
-    def records(self, label: str, seed: int, on_progress: Progress | None) -> RunRecords:
+    def records(self, on_progress: Progress | None) -> RunRecords:
         """Run to the end."""
         began_ns = time.perf_counter_ns()
         num_turns = 0
@@ -124,8 +129,8 @@ class _Run:
                 on_progress(self._next_row / self._workload.num_requests)
         wall_s = (time.perf_counter_ns() - began_ns) * 1e-9
         return RunRecords(
-            policy=label,
-            seed=seed,
+            policy=self._label,
+            seed=self._seed,
             num_ranks=self._config.num_ranks if self._config.has_barrier else 1,
             binding=self._binding,
             steps=self._group.step_records(),
@@ -167,9 +172,10 @@ class _Run:
             self._group.wait_until(due_s)
             return True
         if len(self._pool) > 0:
+            name = self._label or type(self._policy).__name__
             raise PlanError(
-                f"the policy holds back {len(self._pool)} requests while the group is idle and "
-                "no event is ahead; it must place one when no request runs"
+                f"{name} holds back {len(self._pool)} requests while the group is idle and no "
+                "event is ahead; a policy must place one when no request runs"
             )
         return False
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.ledger import Ledger, join_events
 from balanceroute.cluster.view import GroupView, add_sends
 from balanceroute.kernels.ledger import Int64Array, RecordArray
@@ -28,8 +29,8 @@ class Observer:
         S, seconds; 0 shows the accounts as they are.
     is_immediate : bool
         How the policy binds.
-    kappa0_tokens : float
-        Tokens that make a step as much longer as one more running request does.
+    costs : StepCosts
+        What a step costs.
     speeds : float64 array, shape (G,), or None
         Relative speeds of the ranks; None: all are equal.
     """
@@ -42,7 +43,7 @@ class Observer:
         *,
         staleness_s: float,
         is_immediate: bool,
-        kappa0_tokens: float = 0.0,
+        costs: StepCosts,
         speeds: NDArray[np.float64] | None = None,
     ) -> None:
         self._ledger = ledger
@@ -50,7 +51,7 @@ class Observer:
         self._kv_tokens = kv_tokens
         self._staleness_s = staleness_s
         self._is_immediate = is_immediate
-        self._kappa0_tokens = kappa0_tokens
+        self._costs = costs
         self._speeds = speeds
         self._entries: RecordArray = ledger.accounts.entries
         self._events: list[RecordArray] = []  # published and not yet handed to the policy
@@ -95,8 +96,9 @@ class Observer:
             is_immediate=self._is_immediate,
             num_slots=self._num_slots,
             kv_capacity_tokens=self._kv_tokens,
-            kappa0_tokens=self._kappa0_tokens,
+            kappa0_tokens=self._costs.kappa0_tokens,
             speeds=self._speeds,
+            costs=self._costs,
         )
 
     def view_of_requests(self, view: GroupView) -> GroupView:

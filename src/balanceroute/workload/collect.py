@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from balanceroute.types import Workload
 from balanceroute.workload.arrivals import spread_ticks
 from balanceroute.workload.layout import Layout
 from balanceroute.workload.parse import Batch
+from balanceroute.workload.prefixes import cached_prefixes
 
 
 class Collector:
@@ -35,6 +37,7 @@ class Collector:
         self._is_sorted_later = is_sorted_later
         self._parts: dict[str, list[NDArray[Any]]] = {}
         self._id_hashes: list[NDArray[np.int64]] = []
+        self._block_ids: list[list[int]] = []  # per row; a row has dozens, and such files are small
         self._num_without_output = 0
         self._num_without_prompt = 0
         self.num_rows = 0
@@ -68,10 +71,13 @@ class Collector:
             ("client_ids", batch.client, np.int32),
             ("max_tokens", batch.max_tokens, np.int32),
             ("prompt_hashes", batch.prompt_hash, np.int64),
+            ("cached_tokens", batch.cached, np.int32),
         ):
             if values is not None:
                 kept = values[keep].astype(dtype, copy=False)
                 self._parts.setdefault(name, []).append(kept)
+        if batch.block_ids is not None:
+            self._block_ids += compress(batch.block_ids, keep)
 
     def may_have_duplicate_ids(self) -> bool:
         """Return whether two requests have ids of the same hash."""
@@ -99,11 +105,17 @@ class Collector:
                 order = np.argsort(arrival_s, kind="stable")
                 for name, values in columns.items():  # one by one, so that old ones go at once
                     columns[name] = values[order]
+                if self._block_ids:
+                    self._block_ids = [self._block_ids[row] for row in order]
                 arrival_s = columns["arrival_s"]
                 notes.append("Rows were sorted by arrival.")
             arrival_s -= arrival_s[0]
             if self._layout.has_ticks:
                 notes += spread_ticks(arrival_s)
+        if self._block_ids:
+            columns["cached_tokens"] = cached_prefixes(
+                self._block_ids, columns["prompt_tokens"], block_tokens=self._layout.block_tokens
+            )
         return Workload(name=self._path.name, notes=tuple(notes), **columns)
 
     def _nothing_left(self) -> TraceError:

@@ -23,9 +23,9 @@ SUFFIXES = (*COMPRESSIONS, ".parquet")
 def write_trace(workload: Workload, path: str | Path) -> None:
     """Write a workload to a file that `read_trace` reads back unchanged.
 
-    Columns are ``arrival_s,prompt_tokens,output_tokens,client,max_tokens,prompt_hash``; all but the
-    lengths only if the workload has them. The file appears whole or not at all; an existing one is
-    replaced.
+    Columns are ``arrival_s,prompt_tokens,output_tokens,client,max_tokens,prompt_hash,
+    cached_tokens``; all but the lengths only if the workload has them. The file appears whole or
+    not at all; an existing one is replaced.
 
     Parameters
     ----------
@@ -81,6 +81,7 @@ def _columns(workload: Workload) -> dict[str, NDArray[Any]]:
         "client": workload.client_ids,
         "max_tokens": workload.max_tokens,
         "prompt_hash": workload.prompt_hashes,
+        "cached_tokens": workload.cached_tokens,
     }
     return {name: values for name, values in columns.items() if values is not None}
 

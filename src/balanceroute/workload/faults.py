@@ -95,6 +95,11 @@ def _value_reason(row: dict[str, object], parser: TextParser) -> str:
         value = row.get(layout.prompt_hash)
         if not _is_integer(value, is_text=not parser.is_json):
             return f"{layout.prompt_hash} is {shown(value)}, not a whole number of 64 bits"
+    if layout.block_ids:
+        value = row.get(layout.block_ids)
+        ids = value or []
+        if not (isinstance(ids, list) and all(_is_integer(block, is_text=False) for block in ids)):
+            return f"{layout.block_ids} is {shown(value)}, not a list of whole numbers of 64 bits"
     if layout.is_date and layout.arrival:
         value = row.get(layout.arrival)
         example = "2024-05-10 00:00:00.5" + ("+00:00" if layout.has_zone else "")

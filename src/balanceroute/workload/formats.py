@@ -23,6 +23,8 @@ class TraceFormat:
         Accepted columns of prompt and output tokens, best first.
     has_ticks : bool
         Arrivals are rounded to ticks that many requests share.
+    block_tokens : int
+        Tokens of a prompt block, of which a column `BLOCK_IDS` names all; 0 if there is none.
     """
 
     name: str
@@ -32,6 +34,7 @@ class TraceFormat:
     prompts: tuple[str, ...]
     outputs: tuple[str, ...]
     has_ticks: bool = False
+    block_tokens: int = 0
 
 
 FORMATS = (
@@ -67,6 +70,7 @@ FORMATS = (
         prompts=("input_length",),
         outputs=("output_length",),
         has_ticks=True,
+        block_tokens=512,
     ),
     TraceFormat(
         name="generic",
@@ -110,4 +114,7 @@ FORMATS = (
 CLIENTS = ("client", "client_id", "tenant", "tenant_id")
 OUTPUT_LIMITS = ("max_tokens", "max_output_tokens", "max_new_tokens")
 PROMPT_HASHES = ("prompt_hash", "prompt_id")
+CACHED = ("cached_tokens",)
 REQUEST_IDS = ("request_id", "id")
+# Columns that say what is cached, in formats with `TraceFormat.block_tokens`.
+BLOCK_IDS = ("hash_ids",)

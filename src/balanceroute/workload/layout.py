@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 
 from balanceroute.errors import ConfigError, TraceError
 from balanceroute.workload.formats import (
+    BLOCK_IDS,
+    CACHED,
     CLIENTS,
     FORMATS,
     OUTPUT_LIMITS,
@@ -34,8 +36,12 @@ class Layout:
         All columns, in file order.
     prompt, output : str
         Columns of tokens.
-    arrival, client, max_tokens, prompt_hash, request_id : str or None
+    arrival, client, max_tokens, prompt_hash, cached, request_id : str or None
         Optional columns.
+    block_ids : str or None
+        Column of lists that say what is cached, where there is no column that says it itself.
+    block_tokens : int
+        See `TraceFormat`.
     arrival_unit_s : float
         Seconds per unit of a numeric arrival.
     has_ticks : bool
@@ -53,7 +59,10 @@ class Layout:
     client: str | None
     max_tokens: str | None
     prompt_hash: str | None
+    cached: str | None
     request_id: str | None
+    block_ids: str | None
+    block_tokens: int
     arrival_unit_s: float
     has_ticks: bool
     is_date: bool = False
@@ -64,13 +73,14 @@ class Layout:
     def number_columns(self) -> tuple[str, ...]:
         """Return the columns that must hold numbers, other than `prompt_hash`."""
         arrival = None if self.is_date else self.arrival
-        numbers = (self.prompt, self.output, arrival, self.client, self.max_tokens)
+        numbers = (self.prompt, self.output, arrival, self.client, self.max_tokens, self.cached)
         return tuple(column for column in numbers if column is not None)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Return the columns that are read."""
-        others = (self.prompt_hash, self.request_id, self.arrival if self.is_date else None)
+        date = self.arrival if self.is_date else None
+        others = (self.prompt_hash, self.request_id, self.block_ids, date)
         return (*self.number_columns, *(column for column in others if column is not None))
 
 
@@ -109,6 +119,8 @@ def find_layout(header: Sequence[str], *, format_name: str | None, where: str) -
     arrival = _first(names, tuple(name for name, _ in chosen.arrivals))
     if format_name not in (None, "generic") and arrival is None:
         raise _missing("arrival", (chosen.arrivals[0][0],), header, where)
+    cached = _first(names, CACHED)
+    has_blocks = chosen.block_tokens > 0 and cached is None
     layout = Layout(
         header=tuple(header),
         prompt=_require(names, "prompt tokens", chosen.prompts, header, where),
@@ -117,7 +129,10 @@ def find_layout(header: Sequence[str], *, format_name: str | None, where: str) -
         client=_first(names, CLIENTS),
         max_tokens=_first(names, OUTPUT_LIMITS),
         prompt_hash=_first(names, PROMPT_HASHES),
+        cached=cached,
         request_id=_first(names, REQUEST_IDS),
+        block_ids=_first(names, BLOCK_IDS) if has_blocks else None,
+        block_tokens=chosen.block_tokens,
         arrival_unit_s=1.0 if arrival is None else units[_key(arrival)],
         has_ticks=chosen.has_ticks,
     )
@@ -163,11 +178,12 @@ def _key(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter not in " _-")
 
 
+OPTIONAL = (*CLIENTS, *OUTPUT_LIMITS, *PROMPT_HASHES, *CACHED, *REQUEST_IDS, *BLOCK_IDS)
 _KNOWN_KEYS = frozenset(
     _key(name)
     for known in FORMATS
     for name in (*dict(known.arrivals), *known.prompts, *known.outputs)
-) | frozenset(_key(name) for name in (*CLIENTS, *OUTPUT_LIMITS, *PROMPT_HASHES, *REQUEST_IDS))
+) | frozenset(_key(name) for name in OPTIONAL)
 
 
 def _first(names: dict[str, str], accepted: tuple[str, ...]) -> str | None:

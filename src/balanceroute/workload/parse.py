@@ -44,6 +44,10 @@ class Batch:
         Output limits; 0 where a row has none.
     prompt_hash : int64 array or None
         Hashes of the prompts; 0 where a row has none.
+    cached : float64 array or None
+        Cached tokens of the prompts; 0 where a row has none.
+    block_ids : list of lists of int, or None
+        Ids of the prompts' blocks.
     id_hashes : int64 array or None
         Hashes of the request ids; 0 where a row has none.
     """
@@ -54,6 +58,8 @@ class Batch:
     client: NDArray[np.float64] | None
     max_tokens: NDArray[np.float64] | None
     prompt_hash: NDArray[np.int64] | None
+    cached: NDArray[np.float64] | None
+    block_ids: list[list[int]] | None
     id_hashes: NDArray[np.int64] | None
 
 
@@ -133,6 +139,8 @@ class TextParser:
             fields[self.layout.prompt_hash] = pa.int64()
         if self.layout.request_id and not self.has_text_ids:
             fields[self.layout.request_id] = pa.int64()
+        if self.layout.block_ids:
+            fields[self.layout.block_ids] = pa.list_(pa.int64())
         return arrow_json.read_json(
             pa.BufferReader(data),
             read_options=arrow_json.ReadOptions(block_size=len(data) + 1),  # never splits a line
@@ -212,8 +220,10 @@ def to_batch(table: pa.Table, layout: Layout) -> Batch:
             output=_numbers(table[layout.output]),
             arrival_s=_arrivals(table[layout.arrival], layout) if layout.arrival else None,
             client=_numbers(table[layout.client]) if layout.client else None,
-            max_tokens=_limits(table[layout.max_tokens]) if layout.max_tokens else None,
+            max_tokens=_or_zero(table[layout.max_tokens]) if layout.max_tokens else None,
             prompt_hash=_integers(table[layout.prompt_hash]) if layout.prompt_hash else None,
+            cached=_or_zero(table[layout.cached]) if layout.cached else None,
+            block_ids=_lists(table[layout.block_ids]) if layout.block_ids else None,
             id_hashes=_hashes(table[layout.request_id]) if layout.request_id else None,
         )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -229,9 +239,9 @@ def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return values
 
 
-def _limits(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    limits = _numbers(column)
-    return np.where(np.isnan(limits), 0.0, limits)
+def _or_zero(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    numbers = _numbers(column)
+    return np.where(np.isnan(numbers), 0.0, numbers)
 
 
 def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -243,6 +253,15 @@ def _integers(column: pa.ChunkedArray) -> NDArray[np.int64]:
         raise ParseError(f"holds {column.type} where whole numbers of 64 bits belong")
     values: NDArray[np.int64] = pc.fill_null(column.cast(pa.int64()), 0).to_numpy()
     return values
+
+
+def _lists(column: pa.ChunkedArray) -> list[list[int]]:
+    import pyarrow as pa
+
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if not (is_list and pa.types.is_integer(column.type.value_type)):
+        raise ParseError(f"holds {column.type} where lists of whole numbers belong")
+    return [ids or [] for ids in column.to_pylist()]
 
 
 def _arrivals(column: pa.ChunkedArray, layout: Layout) -> NDArray[np.float64]:

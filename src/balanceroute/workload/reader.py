@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from balanceroute.errors import TraceError
@@ -115,6 +115,7 @@ def _start(path: Path, first: Block, format_name: str | None) -> tuple[TextParse
             f"add a first line such as {HEADER_EXAMPLE}"
         )
     layout = find_layout(header, format_name=format_name, where=where)
+    layout = replace(layout, block_ids=None)  # CSV has no lists
     parser = TextParser(layout=layout, is_json=False)
     row_line = next(lines, None)
     if row_line is not None and layout.arrival is not None:

@@ -68,6 +68,9 @@ def find_fault(
     if batch.max_tokens is not None and layout.max_tokens is not None:
         faults += _token_faults(batch.max_tokens, layout.max_tokens)
         faults += _limit_faults(batch.max_tokens, batch.output, layout.max_tokens)
+    if batch.cached is not None and layout.cached is not None:
+        faults += _token_faults(batch.cached, layout.cached)
+        faults += _cached_faults(batch.cached, batch.prompt, layout.cached)
     if batch.arrival_s is not None and layout.arrival is not None and len(batch.arrival_s):
         first = float(batch.arrival_s[0]) if first_s is None else first_s
         faults += _arrival_faults(batch.arrival_s, layout, first)
@@ -112,6 +115,16 @@ def _limit_faults(
     if row is not None:
         problem = f"less than the row's {output[row]:.0f} output tokens"
         cure = "correct the row, or write 0 for a limit that is not known"
+        yield Fault(row=row, column=column, problem=problem, cure=cure)
+
+
+def _cached_faults(
+    cached: NDArray[np.float64], prompt: NDArray[np.float64], column: str
+) -> Iterator[Fault]:
+    row = _first_false(~((cached > 0) & (cached >= prompt)))
+    if row is not None:
+        problem = f"not less than the row's {prompt[row]:.0f} prompt tokens"
+        cure = "at least one token is computed, so correct the row"
         yield Fault(row=row, column=column, problem=problem, cure=cure)
 
 

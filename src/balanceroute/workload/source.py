@@ -145,8 +145,8 @@ def draw(workload: Workload, *, num_requests: int, seed: int) -> Workload:
 def fingerprint(workload: Workload) -> str:
     """Return 16 hexadecimal digits that identify the requests, whatever their source.
 
-    They depend on lengths and arrivals and, where there are such columns, on clients, output limits
-    and prompt hashes, since a policy may go by those.
+    They depend on lengths and arrivals and, where there are such columns, on clients, output
+    limits, prompt hashes and cached tokens, since a policy may go by those.
 
     Examples
     --------
@@ -157,7 +157,7 @@ def fingerprint(workload: Workload) -> str:
     digest = hashlib.sha256()
     for values in (workload.prompt_tokens, workload.output_tokens, workload.arrival_s):
         digest.update(b"-" if values is None else np.ascontiguousarray(values).tobytes())
-    for name in ("client_ids", "max_tokens", "prompt_hashes"):
+    for name in ("client_ids", "max_tokens", "prompt_hashes", "cached_tokens"):
         if name in workload.columns:
             digest.update(name.encode() + np.ascontiguousarray(workload.columns[name]).tobytes())
     return digest.hexdigest()[:16]
