@@ -126,6 +126,20 @@ def test_mixed_steps_are_part_of_the_result(run: Run, tmp_path: Path) -> None:
     assert [1.0 + 0.64 + 0.5, 1.0 + 0.32 + 0.5] == pytest.approx(ttft_s)
 
 
+def test_a_prefill_gate_is_part_of_the_result(run: Run) -> None:
+    """The group names the gate as it was written, and the gate changes what happens."""
+    command = ["simulate", *TINY, "--policy", "vllm", "--json"]
+    command += ["--prefill-budget", "2048", "--prefill-time", "2e-5"]
+    free, gated = (
+        json.loads(run(*command, *gate).out)
+        for gate in ([], ["--prefill-gate", "trtllm,batching_wait_iters=0"])
+    )
+    assert free["group"]["prefill_gate"] is None
+    assert "trtllm,batching_wait_iters=0" == gated["group"]["prefill_gate"]
+    idle = [document["runs"][0]["metrics"]["idle_ratio"] for document in (free, gated)]
+    assert idle[1] < idle[0]
+
+
 def test_small_file_is_drawn_from_with_a_note(run: Run, tmp_path: Path) -> None:
     """A file too small to fill the slots is drawn from, and the output says so."""
     trace = tmp_path / "small.csv"
@@ -172,6 +186,19 @@ def test_small_file_is_drawn_from_with_a_note(run: Run, tmp_path: Path) -> None:
         ([*TINY, "--mixed-step-time", "-1"], "--mixed-step-time must be a number of at least 0"),
         ([*TINY, "--mixed-step-time", "1e-3"], "--mixed-step-time needs --prefill-budget"),
         ([*TINY, "--prefix-cache"], "--prefix-cache needs --prefill-budget"),
+        ([*TINY, "--prefill-gate", "sglang"], "--prefill-gate needs --prefill-budget"),
+        (
+            [*TINY, "--prefill-budget", "64", "--prefill-gate", "trtlm"],
+            "unknown prefill gate 'trtlm'; did you mean 'trtllm'?",
+        ),
+        (
+            [*TINY, "--prefill-budget", "64", "--prefill-gate", "trtllm,timeout=5"],
+            "unknown setting 'timeout' for prefill gate trtllm; did you mean 'timeout_iters'?",
+        ),
+        (
+            [*TINY, "--prefill-budget", "64", "--prefill-gate", "vllm", "--no-barrier"],
+            "--prefill-gate is for ranks that wait for each other",
+        ),
         (
             [*TINY, "--prefix-cache", "--prefill-budget", "64"],
             "br-production does not say what is cached of each prompt",

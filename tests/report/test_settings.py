@@ -26,9 +26,11 @@ from tests.report.results import GROUP, make_metrics, make_result
                 "prefill_shared": 0.5,
                 "mixed_step_s": 0.003,
                 "prefix_cache": True,
+                "prefill_gate": "trtllm,timeout_iters=20",
             },
             "up to 2,048 tokens a step at 2e-05 s/token, 50% of it shared by all ranks, 3 ms more "
-            "in a step that prefills, cached prefixes for free",
+            "in a step that prefills, cached prefixes for free, ranks wait as by "
+            "trtllm,timeout_iters=20",
         ),
     ],
 )

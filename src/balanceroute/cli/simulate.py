@@ -75,6 +75,12 @@ def simulate(
             "--prefix-cache/--no-prefix-cache",
         ),
     ] = False,
+    prefill_gate: Annotated[
+        str | None,
+        option(
+            "Rule by which ranks wait before they prefill: sglang, trtllm or vllm[,key=value…]."
+        ),
+    ] = None,
     staleness: Annotated[float, option("Seconds between two looks at the ranks.")] = 0.0,
     binding: Annotated[
         str | None, option("pooled or immediate; else pooled if saturated, or as each policy does.")
@@ -101,6 +107,7 @@ def simulate(
         prefill_shared=prefill_shared,
         mixed_step_s=mixed_step_time,
         prefix_cache=prefix_cache,
+        prefill_gate=prefill_gate,
         arrivals=arrivals,  # type: ignore[arg-type]  # SimConfig checks the choices
         pool_size=pool,
         binding=binding,  # type: ignore[arg-type]

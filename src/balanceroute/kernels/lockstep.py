@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.kernels import ledger
+from balanceroute.kernels import gates, ledger
+from balanceroute.kernels.gates import NO_GATE, Gate
 from balanceroute.kernels.jit import bare_kernel
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 from balanceroute.kernels.load import USAGE_EXPONENT, rank_work_s
@@ -42,16 +43,20 @@ class StepCost(NamedTuple):
 
 
 @bare_kernel
-def begin_step(group: Group, cost: StepCost, log: Log, which: int) -> None:
+def begin_step(group: Group, cost: StepCost, gate: Gate, log: Log, which: int) -> None:
     """Let the ranks of a clock schedule, measure them, and find out when the slowest is done."""
     num_ranks = len(group.engines) // len(group.clocks)
     first_rank, clock = which * num_ranks, group.clocks[which]
     clock.num_first = 0
+    if gate.rules.kind != NO_GATE:
+        gates.decide(gate, group, cost.budget_tokens)
     most, least, total = 0, np.int64(1 << 62), 0
     num_decoding, num_running, num_waiting = 0, 0, 0
     slowest_s, sum_work_s = -np.inf, 0.0
     for g in range(first_rank, first_rank + num_ranks):
-        schedule_rank(group, g, cost.budget_tokens)
+        preempted = schedule_rank(group, g, cost.budget_tokens, gate.ranks[g].held)
+        if gate.rules.kind != NO_GATE:
+            gates.note(gate, group, g, preempted)
         there, engine = group.accounts.ranks[g], group.engines[g]
         engine.work_s = own_work_s(group, cost, g)
         slowest_s = max(slowest_s, engine.work_s)
@@ -178,13 +183,13 @@ def has_free_slot(group: Group) -> bool:
 
 
 @bare_kernel
-def begin_steps(group: Group, cost: StepCost, log: Log) -> bool:
+def begin_steps(group: Group, cost: StepCost, gate: Gate, log: Log) -> bool:
     """Begin a step wherever none is under way and there is work; False if the log is full."""
     for which in range(len(group.clocks)):
         if group.clocks[which].in_step == 0 and has_work(group, which):
             if log.num_steps[0] == len(log.steps):
                 return False
-            begin_step(group, cost, log, which)
+            begin_step(group, cost, gate, log, which)
             note_first_tokens(group, which)
     return True
 
@@ -201,13 +206,13 @@ def first_to_end(group: Group) -> int:
 
 
 @bare_kernel
-def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) -> int:
+def advance(group: Group, cost: StepCost, gate: Gate, log: Log, until_s: float, pause: int) -> int:
     """Run steps until something outside the group has to happen, and say what.
 
     Parameters
     ----------
-    group, cost, log
-        State of the group, what a step costs, and what it writes.
+    group, cost, gate, log
+        State of the group, what a step costs, what keeps prefill back, and what it writes.
     until_s : float
         Time of the next event outside the group; infinity if there is none.
     pause : int
@@ -226,7 +231,7 @@ def advance(group: Group, cost: StepCost, log: Log, until_s: float, pause: int) 
         # as a step begins does not decode in it.
         if not ledger.has_event_room(group.accounts):
             return EVENTS_FULL
-        if not begin_steps(group, cost, log):
+        if not begin_steps(group, cost, gate, log):
             return LOG_FULL
         which = first_to_end(group)
         if which == NONE:

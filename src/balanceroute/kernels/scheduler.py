@@ -20,6 +20,8 @@ from balanceroute.kernels.jit import bare_kernel
 from balanceroute.kernels.ledger import Accounts, Int64Array, RecordArray
 
 NONE = -1  # end of a list
+# What a rank does without in a step: nothing, requests from its queue, prompt tokens altogether.
+NOTHING, QUEUE, PREFILL = 0, 1, 2
 
 
 #: The engine's notes per request in flight, shape (capacity,), by handle.
@@ -47,6 +49,7 @@ ENGINE = np.dtype(
         ("wait_head", np.int64),
         ("wait_tail", np.int64),
         ("prefilled_tokens", np.int64),  # prompt tokens computed in this step
+        ("num_prefilled", np.int64),  # of how many requests
         ("work_s", np.float64),  # what its load adds to this step
     ]
 )
@@ -194,6 +197,7 @@ def compute_prompt(group: Group, rank: int, handle: int, num_tokens: int) -> Non
     seat, clock = group.seats[handle], group.clocks[clock_of(group, rank)]
     ledger.prefill(group.accounts, handle, num_tokens)
     group.engines[rank].prefilled_tokens += num_tokens
+    group.engines[rank].num_prefilled += 1
     if group.accounts.entries[handle].state != ledger.DECODING:
         return
     group.engines[rank].prefill_head = seat.next
@@ -245,25 +249,37 @@ def continue_prefills(group: Group, rank: int, budget: int) -> tuple[int, bool]:
 
 
 @bare_kernel
-def schedule_rank(group: Group, rank: int, budget_tokens: int) -> None:
-    """Decide what a rank computes in the step that begins."""
+def first_chunk(group: Group, rank: int, budget: int) -> int:
+    """Return how many prompt tokens the first in a rank's queue can begin with; 0 if it cannot."""
     engine, there = group.engines[rank], group.accounts.ranks[rank]
-    engine.prefilled_tokens = 0
+    if engine.wait_head == NONE or budget <= 0 or there.num_running >= engine.slots:
+        return 0
+    first = group.accounts.entries[engine.wait_head]
+    chunk = min(budget, first.due_tokens - first.cached_tokens)
+    fits = there.load_tokens + first.cached_tokens + chunk <= engine.kv_tokens
+    return chunk if fits else 0
+
+
+@bare_kernel
+def schedule_rank(group: Group, rank: int, budget_tokens: int, held: int) -> bool:
+    """Decide what a rank computes in the step that begins, and tell whether it had to preempt.
+
+    `held` is what it does without: `NOTHING`, `QUEUE` or `PREFILL`.
+    """
+    engine, there = group.engines[rank], group.accounts.ranks[rank]
+    engine.prefilled_tokens, engine.num_prefilled = 0, 0
     preempted = False
     while there.load_tokens > engine.kv_tokens:
         preempt_last(group, rank)
         preempted = True
     budget = budget_tokens - there.num_decoding
-    if engine.prefill_head != NONE:
+    if engine.prefill_head != NONE and held != PREFILL:
         budget, fell = continue_prefills(group, rank, budget)
         preempted = preempted or fell
-    if preempted:
-        return
-    while engine.wait_head != NONE and budget > 0 and there.num_running < engine.slots:
-        first = group.accounts.entries[engine.wait_head]
-        chunk = min(budget, first.due_tokens - first.cached_tokens)
-        if there.load_tokens + first.cached_tokens + chunk > engine.kv_tokens:
-            return
+    if preempted or held != NOTHING:
+        return preempted
+    chunk = first_chunk(group, rank, budget)
+    while chunk > 0:
         handle = dequeue(group, rank)
         request = group.seats[handle].request
         if request != NONE and np.isnan(group.requests[request].admitted_s):
@@ -272,3 +288,5 @@ def schedule_rank(group: Group, rank: int, budget_tokens: int) -> None:
             clock.num_admitted += 1
         compute_prompt(group, rank, handle, chunk)
         budget -= chunk
+        chunk = first_chunk(group, rank, budget)
+    return False

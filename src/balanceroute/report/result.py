@@ -103,6 +103,8 @@ class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
         What a rank's step takes longer because it prefills; None for decode-only ranks.
     prefix_cache : bool
         Whether cached prompt tokens need not be computed.
+    prefill_gate : str or None
+        Rule by which the ranks wait before they prefill, as the user wrote it; None: none.
     warmup_steps : int or None
         Steps left out at the start; None: until G·B requests had been admitted.
     rank_speeds : tuple of float or None
@@ -126,6 +128,7 @@ class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
     prefill_shared: float | None = None
     mixed_step_s: float | None = None
     prefix_cache: bool = False
+    prefill_gate: str | None = None
     warmup_steps: int | None = None
     rank_speeds: tuple[float, ...] | None = None
     barrier: bool = True

@@ -80,6 +80,7 @@ def group_info(config: SimConfig, *, rate_scale: float = 1.0) -> GroupInfo:
         prefill_shared=config.prefill_shared if prefills else None,
         mixed_step_s=config.mixed_step_s if prefills else None,
         prefix_cache=config.prefix_cache,
+        prefill_gate=config.prefill_gate,
         warmup_steps=config.warmup_steps,
         rank_speeds=config.rank_speeds or None,
         barrier=config.has_barrier,

@@ -77,6 +77,8 @@ def _prefill(group: GroupInfo) -> str:
         parts.append(f"{1e3 * group.mixed_step_s:g} ms more in a step that prefills")
     if group.prefix_cache:
         parts.append("cached prefixes for free")
+    if group.prefill_gate is not None:
+        parts.append(f"ranks wait as by {group.prefill_gate}")
     return ", ".join(parts)
 
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.errors import ConfigError
+from balanceroute.sim.gates import make_gate
 
 Arrivals = Literal["saturated", "trace", "poisson"]
 Start = Literal["stationary", "empty"]
@@ -128,6 +129,9 @@ class SimConfig:
         m, seconds that a rank's step takes longer because it prefills at all.
     prefix_cache : bool
         Whether the workload's `cached_tokens` are resident on admission, without being computed.
+    prefill_gate : str or None
+        ``NAME[,key=value…]`` of the rule by which the engine's ranks wait for each other before
+        they prefill (`balanceroute.sim.gates`); None: they do not wait.
     arrivals : {"saturated", "trace", "poisson"}
         A pool that never runs dry, the trace's own times, or a Poisson process.
     pool_size : int or None
@@ -154,6 +158,7 @@ class SimConfig:
     prefill_shared: float = 0.0
     mixed_step_s: float = 0.0
     prefix_cache: bool = False
+    prefill_gate: str | None = None
     arrivals: Arrivals = "saturated"
     pool_size: int | None = None
     binding: BindingChoice | None = None
@@ -172,6 +177,7 @@ class SimConfig:
         _require_choice("start", self.start, (*get_args(Start), None))
         self._check_speeds()
         self._check_prefill()
+        self._check_gate()
 
     def _check_counts(self) -> None:
         at_least_one = {
@@ -218,6 +224,7 @@ class SimConfig:
             "prefill-shared": self.prefill_shared > 0,
             "mixed-step-time": self.mixed_step_s > 0,
             "prefix-cache": self.prefix_cache,
+            "prefill-gate": self.prefill_gate is not None,
         }
         for name, is_used in needs_budget.items():
             if is_used and budget is None:
@@ -228,6 +235,16 @@ class SimConfig:
             raise ConfigError(
                 "--prefill-shared is work that ranks do together, so it must be 0 with "
                 f"--no-barrier; got {self.prefill_shared:g}"
+            )
+
+    def _check_gate(self) -> None:
+        if self.prefill_gate is None:
+            return
+        if make_gate(self.prefill_gate).needs_kv_tokens and self.kv_tokens is None:
+            raise ConfigError(f"--prefill-gate {self.prefill_gate} needs --kv-tokens")
+        if not self.has_barrier:
+            raise ConfigError(
+                "--prefill-gate is for ranks that wait for each other: no --no-barrier"
             )
 
     @property

@@ -16,6 +16,7 @@ from balanceroute.kernels.lockstep import StepCost
 from balanceroute.kernels.logs import STEP_LOG, Log, SampleLog
 from balanceroute.kernels.scheduler import CLOCK, ENGINE, NONE, REQUEST_LOG, SEAT, Group
 from balanceroute.sim.config import SimConfig
+from balanceroute.sim.gates import gate_state
 from balanceroute.types import LoadSamples, RequestRecords, StepRecords, Workload
 
 NUM_SAMPLES = 1024  # rows of load per rank kept for plots
@@ -49,6 +50,7 @@ class SimGroup:
             known.append("cached_tokens")
         self._known = {name: workload.columns[name] for name in known if name in workload.columns}
         self._cost = _kernel_cost(config.costs)
+        self._gate = gate_state(config.prefill_gate, num_ranks)
         self._engines = _idle_engines(config)
         num_clocks = 1 if config.has_barrier else num_ranks
         self._clocks = np.zeros(num_clocks, CLOCK)
@@ -115,7 +117,9 @@ class SimGroup:
     def advance(self, until_s: float, pause: int) -> int:
         """Run steps; see `balanceroute.kernels.lockstep.advance`."""
         while True:
-            reason = lockstep.advance(self._group, self._cost, self._log, until_s, pause)
+            reason = lockstep.advance(
+                self._group, self._cost, self._gate, self._log, until_s, pause
+            )
             if reason == lockstep.LOG_FULL:
                 steps = _widen(self._log.steps, 2 * len(self._log.steps))
                 self._log = self._log._replace(steps=steps)

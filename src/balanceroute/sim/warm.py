@@ -39,6 +39,7 @@ def warm(spec: str, config: SimConfig) -> None:
         prefill_shared=0.0,
         mixed_step_s=0.0,
         prefix_cache=False,
+        prefill_gate=None,
         arrivals="saturated",
         pool_size=24,
         binding=config.binding_of(policy.binding),
