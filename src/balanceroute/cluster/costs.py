@@ -35,6 +35,10 @@ class StepCosts:
         Tokens that a rank may compute in a step, one for each decoding request included. None:
         ranks do not prefill, and a prompt is resident as soon as its request has a slot.
 
+    has_barrier : bool
+        Whether a step ends for all ranks when the slowest is done. False: the figures are of ranks
+        that step by themselves.
+
     Examples
     --------
     >>> costs = StepCosts(constant_s=0.01, s_per_token=1e-7, prefill_s_per_token=2e-5,
@@ -50,3 +54,4 @@ class StepCosts:
     prefill_shared: float = 0.0
     mixed_step_s: float = 0.0
     budget_tokens: int | None = None
+    has_barrier: bool = True

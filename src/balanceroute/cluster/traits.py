@@ -11,7 +11,7 @@ from balanceroute.kernels.ledger import RecordArray
 from balanceroute.kernels.waiting import REQUEST_TRAITS
 
 Integers = NDArray[np.integer] | Sequence[int]
-UNKNOWN = np.array((-1, 0, 0, -1, 0, 0), REQUEST_TRAITS)
+UNKNOWN = np.array((-1, 0, 0, -1, 0, 0, 0), REQUEST_TRAITS)
 NO_TRAITS: RecordArray = np.zeros(0, REQUEST_TRAITS)  # where nothing is known of any request
 
 
@@ -24,6 +24,7 @@ def request_traits(
     preferred_ranks: Integers | None = None,
     saved_tokens: Integers | None = None,
     cached_tokens: Integers | None = None,
+    priorities: Integers | None = None,
 ) -> RecordArray:
     """Return what is known of requests, one record each; columns left out are unknown.
 
@@ -31,7 +32,7 @@ def request_traits(
     ----------
     num_requests : int
         N, at least 0.
-    client_ids, max_tokens, prompt_hashes, preferred_ranks, saved_tokens, cached_tokens
+    client_ids, max_tokens, prompt_hashes, preferred_ranks, saved_tokens, cached_tokens, priorities
         Integers, shape (N,); see `PoolView`.
 
     Returns
@@ -51,6 +52,7 @@ def request_traits(
         ("preferred_rank", preferred_ranks),
         ("saved_tokens", saved_tokens),
         ("cached_tokens", cached_tokens),
+        ("priority", priorities),
     ):
         if values is not None:
             traits[name] = values

@@ -281,6 +281,11 @@ class PoolView:
         """
         return self._trait("cached_tokens")
 
+    @property
+    def priorities(self) -> Int64Array:
+        """Return each request's priority, shape (N,): as in vLLM, lower goes earlier, usually 0."""
+        return self._trait("priority")
+
     def _trait(self, name: str) -> Int64Array:
         traits = request_traits(len(self)) if self.traits is None else self.traits
         column: Int64Array = traits[name]

@@ -22,6 +22,7 @@ class Yardstick(NamedTuple):
     work_spread: float  # standard deviation of the ranks' work once refilled, plus 1
     age_weight: float  # of a mean wait against one standard deviation of the cost of a choice
     patience: float  # mean waits after which age alone decides
+    rises: bool  # whether the present's target is at least the work of the busiest rank
 
 
 @kernel
@@ -121,6 +122,7 @@ def measure(
     spread: Float64Array,
     age_weight: float,
     patience: float,
+    rises: bool,
 ) -> Yardstick:
     """Fill the ranks' projection up with mean requests, and derive what to aim at.
 
@@ -130,7 +132,7 @@ def measure(
         ``projected`` without the free slots; they are added here.
     weights, mean, spread : float64 array, shape (K,)
         Of each horizon, and of what the waiting requests would add then.
-    age_weight, patience : float
+    age_weight, patience, rises
         As in `Yardstick`.
     """
     num_ranks, num_horizons = ranks.projected.shape
@@ -146,7 +148,8 @@ def measure(
     variance = 0.0
     for g in range(num_ranks):
         variance += (ranks.projected[g, 0] / ranks.speeds[g] - target[0]) ** 2 / num_ranks
-    return Yardstick(weights, mean, spread, target, np.sqrt(variance) + 1.0, age_weight, patience)
+    work_spread = np.sqrt(variance) + 1.0
+    return Yardstick(weights, mean, spread, target, work_spread, age_weight, patience, rises)
 
 
 @bare_kernel
@@ -252,7 +255,47 @@ def plan_level(
     (array([1, 0]), array([1, 0]))
     """
     ranks, waiting, weights, mean, spread = counted(ranks, waiting)
-    yard = measure(ranks, weights, mean, spread, age_weight, patience)
+    yard = measure(ranks, weights, mean, spread, age_weight, patience, False)
+    return fill_slots(ranks, waiting, yard, exchange_passes)
+
+
+@kernel
+def plan_below_envelope(
+    ranks: Ranks, waiting: Waiting, age_weight: float, patience: float, exchange_passes: int
+) -> tuple[Int64Array, Int64Array]:
+    """Do the same where the first column is work that is done once and then gone, as a prefill is.
+
+    The ranks wait for the busiest one anyway, so what the others do meanwhile is free: they aim at
+    its work if that is above the mean. All columns count alike, in the unit that they are given in.
+
+    Parameters
+    ----------
+    ranks, waiting, age_weight, patience, exchange_passes
+        As for `plan_level`.
+
+    Examples
+    --------
+    As above, but the rank with 100 is not full, and the slots free are on two others:
+
+    >>> ranks = Ranks(np.array([[100.0], [0.0], [60.0]]), np.array([100.0, 0.0, 60.0]), np.ones(3),
+    ...               np.array([0, 1, 1]), np.array([1000, 1000, 1000]))
+    >>> prompts, nobody = np.array([10, 35, 90]), np.full(3, -1)
+    >>> waiting = Waiting(prompts, prompts[:, None] * 1.0, np.zeros(3), nobody, nobody * 0,
+    ...                   np.zeros(3, np.int64))
+    >>> plan_below_envelope(ranks, waiting, 0.5, 4.0, 2)
+    (array([2, 1]), array([1, 2]))
+    """
+    mean, spread = moments(waiting.gains)
+    weights = np.full(len(mean), 1.0 / len(mean))
+    yard = measure(ranks, weights, mean, spread, age_weight, patience, True)
+    return fill_slots(ranks, waiting, yard, exchange_passes)
+
+
+@kernel
+def fill_slots(
+    ranks: Ranks, waiting: Waiting, yard: Yardstick, exchange_passes: int
+) -> tuple[Int64Array, Int64Array]:
+    """Give each free slot a request, then exchange pairs; see `plan_level`."""
     most = 0
     for g in range(len(ranks.work)):
         most += ranks.sends[g]
@@ -266,11 +309,14 @@ def plan_level(
             break
         while waiting.is_taken[oldest] == 1:
             oldest += 1
-        request = overdue(waiting, ranks.free_kv[rank], oldest, patience)
+        envelope = envelope_of(ranks)
+        if yard.rises:
+            yard.target[0] = max(yard.target[0], envelope)
+        request = overdue(waiting, ranks.free_kv[rank], oldest, yard.patience)
         if request != NONE:
             is_fixed[num_placed] = 1
         else:
-            request = best_request(ranks, waiting, yard, rank, envelope_of(ranks))
+            request = best_request(ranks, waiting, yard, rank, envelope)
         if request == NONE:  # nothing fits the rank's KV tokens
             ranks.sends[rank] = 0
             continue

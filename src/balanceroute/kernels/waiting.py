@@ -17,6 +17,7 @@ REQUEST_TRAITS = np.dtype(
         ("preferred_rank", np.int64),  # -1 if there is none
         ("saved_tokens", np.int64),  # prompt tokens that the preferred rank would save
         ("cached_tokens", np.int64),  # prompt tokens that no rank has to compute
+        ("priority", np.int64),  # lower goes earlier; 0 if nothing was said
     ]
 )
 

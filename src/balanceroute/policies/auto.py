@@ -16,8 +16,10 @@ from balanceroute.kernels.placing import NONE, Ranks, Waiting
 from balanceroute.kernels.spread import plan_spread
 from balanceroute.policies.base import Binding, Plan
 from balanceroute.policies.classic import LeastTokens
+from balanceroute.policies.costs import CostSource
 from balanceroute.policies.pace import OutputPace, WaitPace
 from balanceroute.policies.projection import GRID_PARTS, Projection, trusted_classifier
+from balanceroute.policies.waves import Waves, WaveSettings, applies_to
 
 NUM_HORIZONS = 6
 STEP_RATIO = 0.4  # of the mean output, from one horizon to the next: the last is at two outputs
@@ -56,6 +58,9 @@ class BrAuto:
         balances their tokens.
     affinity : bool
         Count the prompt tokens that a preferred rank saves, while it stays below the envelope.
+    waves : bool
+        Where ranks prefill too, hold requests until they can prefill together, as `BrWave` does
+        with its defaults.
     window : int
         Oldest waiting requests that are looked at, at least 1.
     rng, output_tokens
@@ -75,6 +80,7 @@ class BrAuto:
         exchange_passes: int = 2,
         time_load: bool = True,
         affinity: bool = True,
+        waves: bool = True,
         window: int = 2048,
         rng: np.random.Generator | None = None,
         output_tokens: NDArray[np.integer[Any]] | None = None,
@@ -85,6 +91,7 @@ class BrAuto:
             raise ConfigError(f"age_weight must be at least 0 and finite, got {age_weight}")
         if exchange_passes < 0:
             raise ConfigError(f"exchange_passes must be at least 0, got {exchange_passes}")
+        self._waves = Waves(WaveSettings()) if waves else None
         if window < 1:
             raise ConfigError(f"window must be at least 1, got {window}")
         self._patience, self._age_weight, self._window = patience, age_weight, window
@@ -94,6 +101,7 @@ class BrAuto:
         if look_ahead:
             ends = trusted_classifier(classifier, rng=rng, output_tokens=output_tokens)
             self._projection = Projection(ends, with_refills=True)
+        self._costs = CostSource()
         self._wait_pace, self._output_pace = WaitPace(), OutputPace()
         self._least_tokens = LeastTokens()
         self._horizons: Int64Array = np.arange(NUM_HORIZONS)
@@ -104,6 +112,11 @@ class BrAuto:
         """Fill the free slots so that the ranks stay level."""
         num_free = int(view.max_sends.sum())
         pool = pool.oldest(max(self._window, num_free))
+        if self._waves is not None and view.num_ranks > 1:
+            costs = self._costs.of(view)
+            if applies_to(costs):
+                self._projection = None  # from now on it would miss what happens
+                return Plan(*self._waves.plan(view, pool, costs))
         gains = None
         if self._projection is not None:
             gains = self._follow(self._projection, view, pool)

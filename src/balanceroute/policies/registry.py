@@ -42,6 +42,7 @@ BUILT_IN = {
     "br_0": "balance_route:Br0",
     "br_h": "look_ahead:BrH",
     "br_auto": "auto:BrAuto",
+    "br_wave": "wave:BrWave",
 }
 
 

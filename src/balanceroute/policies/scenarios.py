@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.ledger import NO_EVENTS, UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.pool import Pool
 from balanceroute.cluster.traits import request_traits
@@ -61,7 +62,18 @@ class Scenario:
     preempts: bool = False
     kappa0_tokens: float = 0.0
     speeds: tuple[float, ...] = ()
+    costs: StepCosts | None = None
 
+
+PREFILLING = StepCosts(
+    constant_s=0.01,
+    s_per_token=1e-7,
+    kappa0_tokens=100.0,
+    prefill_s_per_token=2e-5,
+    prefill_shared=0.25,
+    mixed_step_s=0.002,
+    budget_tokens=512,
+)
 
 SCENARIOS = (
     Scenario(name="cold start"),
@@ -91,13 +103,18 @@ SCENARIOS = (
         preempts=True,
     ),
     Scenario(name="unequal ranks", kappa0_tokens=1900.0, speeds=(1.0, 1.0, 0.5, 0.75)),
+    Scenario(name="ranks prefill", costs=PREFILLING),
+    Scenario(name="ranks prefill, few slots", costs=PREFILLING, num_slots=2, max_waiting=100),
+    Scenario(name="ranks prefill, scarce KV tokens", costs=PREFILLING, kv_tokens=6000),
+    Scenario(name="ranks prefill, stale view", costs=PREFILLING, refresh_rounds=7),
 )
 
 
 class ToyGroup:
     """Ranks that give every running request one token a round, and the pool in front of them.
 
-    A rank starts queued requests first come, first served, and prefills them at once. Views of a
+    A rank starts queued requests first come, first served, and prefills them at once, or as fast
+    as the scenario's token budget allows. Views of a
     group with `follows_requests` show requests and events; each view is to be handed to the policy.
 
     Parameters
@@ -181,6 +198,7 @@ class ToyGroup:
             kv_capacity_tokens=np.full(self._scenario.num_ranks, self._scenario.kv_tokens),
             kappa0_tokens=self._scenario.kappa0_tokens,
             speeds=self._speeds,
+            costs=self._scenario.costs,
         )
         if not self._ledger.keeps_events:
             return view
@@ -219,13 +237,16 @@ class ToyGroup:
     def _step_rank(self, rank: int, num_slots: int) -> None:
         there, queue = self._ledger.ranks[rank], self._queues[rank]
         running = self._running[rank]
-        while queue and len(running) < num_slots:
-            due_tokens = int(self._ledger.accounts.entries[queue[0]]["due_tokens"])
+        budget = self._budget_tokens()
+        if running:  # only the one admitted last can be in the middle of its prompt
+            budget = self._prefill(running[-1], budget)
+        while queue and len(running) < num_slots and budget > 0:
+            due_tokens = self._due_tokens(queue[0])
             if there["load_tokens"] + due_tokens > self._scenario.kv_tokens:
                 break
             self._ledger.start(queue[0])
-            self._ledger.prefill(queue[0], due_tokens)
             running.append(queue.pop(0))
+            budget = self._prefill(running[-1], budget)
         while running and there["load_tokens"] + len(running) > self._scenario.kv_tokens:
             if self._scenario.preempts and len(running) > 1:
                 queue.insert(0, running.pop())
@@ -234,9 +255,25 @@ class ToyGroup:
                 self._ledger.finish(running.pop(0), has_completed=False)
         self._ledger.step(rank)
         for handle in tuple(running):
+            if self._due_tokens(handle) > 0:
+                continue
             if self._rng.random() < self._scenario.finish_prob:
                 running.remove(handle)
                 self._ledger.finish(handle)
+
+    def _due_tokens(self, handle: int) -> int:
+        return int(self._ledger.accounts.entries[handle]["due_tokens"])
+
+    def _budget_tokens(self) -> int:
+        costs = self._scenario.costs
+        return 1 << 62 if costs is None or costs.budget_tokens is None else costs.budget_tokens
+
+    def _prefill(self, handle: int, budget_tokens: int) -> int:
+        """Prefill what the budget allows, and return what is left of it."""
+        num_tokens = min(self._due_tokens(handle), budget_tokens)
+        if num_tokens > 0:
+            self._ledger.prefill(handle, num_tokens)
+        return budget_tokens - num_tokens
 
     def _num_slots(self) -> Int64Array:
         num_slots = np.full(self._scenario.num_ranks, self._scenario.num_slots)

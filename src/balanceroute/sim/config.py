@@ -258,6 +258,7 @@ class SimConfig:
             prefill_shared=self.prefill_shared,
             mixed_step_s=self.mixed_step_s,
             budget_tokens=self.prefill_budget_tokens,
+            has_barrier=self.has_barrier,
         )
 
     @property

@@ -186,7 +186,8 @@ class SimGroup:
 
 
 def _kernel_cost(costs: StepCosts) -> StepCost:
-    return StepCost(**asdict(costs) | {"budget_tokens": costs.budget_tokens or NO_BUDGET})
+    figures = {name: value for name, value in asdict(costs).items() if name in StepCost._fields}
+    return StepCost(**figures | {"budget_tokens": costs.budget_tokens or NO_BUDGET})
 
 
 def _idle_engines(config: SimConfig) -> RecordArray:

@@ -1,0 +1,284 @@
+"""Waves: when to release requests to ranks that prefill and decode in the same steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import numpy as np
+
+from balanceroute.cluster.costs import StepCosts
+from balanceroute.cluster.view import GroupView, PoolView
+from balanceroute.errors import ConfigError
+from balanceroute.kernels.arrays import BoolArray, Float64Array, Int64Array
+from balanceroute.kernels.level import plan_below_envelope
+from balanceroute.kernels.placing import NONE, Ranks, Waiting
+from balanceroute.kernels.release import Stall, Wave, released
+from balanceroute.kernels.spread import plan_spread
+from balanceroute.policies.holding import FreeSlots, Held, ReleasePace, StepPace
+from balanceroute.policies.pace import WaitPace
+from balanceroute.policies.room import Room
+
+# Strength of holding while slots are short, and the least otherwise.
+SHORT_STRENGTH, LEAST_STRENGTH = 1.0, 0.035
+PLANS_PER_CORRECTION, CORRECTION = 32, 1.15  # of the strength, towards a target
+WEAKEST, STRONGEST = 0.01, 10.0
+PRIORITIES = (-10, 10)  # in powers of 2, by which the time held counts
+# Free slots for which requests are chosen, and pairs of a slot and a request that are looked at.
+MAX_CHOICES, MAX_PAIRS = 256, 32_768
+
+Placed = tuple[Int64Array, Int64Array]  # positions in the pool, and their ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveSettings:
+    """How waves hold and deal; see `BrWave`, which checks them."""
+
+    strength: float | None = None
+    hold_s: float = 0.3
+    hold_prefills: float = 3.0
+    ttft_target_s: float | None = None
+    tpot_target_s: float | None = None
+    patience: float = 1.5
+    age_weight: float = 0.5
+    exchange_passes: int = 2
+    kv_reserve: float = 0.1
+    latency_steps: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("hold_s", "hold_prefills", "age_weight", "exchange_passes", "latency_steps"):
+            value = getattr(self, name)
+            if not 0.0 <= value < math.inf:
+                raise ConfigError(f"{name} must be at least 0 and finite, got {value}")
+        for name in ("strength", "ttft_target_s", "tpot_target_s"):
+            value = getattr(self, name)
+            if value is not None and not 0.0 < value < math.inf:
+                raise ConfigError(f"{name} must be above 0 and finite, got {value}")
+        if not self.patience > 1.0:
+            raise ConfigError(f"patience must be above 1 mean wait, got {self.patience}")
+        if not 0.0 <= self.kv_reserve < 1.0:
+            raise ConfigError(f"kv_reserve must be at least 0 and below 1, got {self.kv_reserve}")
+        if sum(v is not None for v in (self.strength, self.ttft_target_s, self.tpot_target_s)) > 1:
+            raise ConfigError(
+                "strength, ttft_target_s and tpot_target_s each say how strongly to hold requests; "
+                "give one of them"
+            )
+
+
+class Load:
+    """Seconds of work that ranks hold and requests bring, as the waves count them.
+
+    Attributes
+    ----------
+    prefill_s, decode_s : float64 array, shape (G,)
+        Of each rank at nominal speed: prompts still to be computed, all together, and what its
+        requests add to each step.
+    request_prefill_s, request_decode_s : float64 array, shape (N,)
+        The same of each waiting request.
+    """
+
+    def __init__(
+        self, view: GroupView, pool: PoolView, costs: StepCosts, pending_tokens: Float64Array
+    ) -> None:
+        own_s = (1.0 - costs.prefill_shared) * costs.prefill_s_per_token
+        kappa0, per_token_s = costs.kappa0_tokens, costs.s_per_token
+        self.own_s_per_token = own_s
+        self.prefill_s = own_s * pending_tokens
+        self.decode_s = per_token_s * (kappa0 * view.num_inflight_reqs + view.committed_tokens)
+        self.request_prefill_s = own_s * (pool.prompt_tokens - pool.cached_tokens)
+        self.request_decode_s = per_token_s * (kappa0 + pool.prompt_tokens)
+        self.speeds = np.ones(view.num_ranks) if view.speeds is None else view.speeds
+
+
+class Waves:
+    """Deal waiting requests to ranks, and say which of them go now."""
+
+    def __init__(self, settings: WaveSettings) -> None:
+        self._settings = settings
+        self._strength = 1.0  # where a target sets it
+        self._held, self._free_slots = Held(), FreeSlots()
+        self._waits, self._steps, self._releases = WaitPace(), StepPace(), ReleasePace()
+        self._room = Room()
+        self._num_plans = 0
+
+    def plan(self, view: GroupView, pool: PoolView, costs: StepCosts) -> Placed:
+        """Return what to send now; under immediate binding everything.
+
+        Parameters
+        ----------
+        view, pool
+            As a policy gets them.
+        costs : StepCosts
+            With a token budget and a prefill time of the ranks' own, see `applies_to`.
+        """
+        self._steps.see(view)
+        num_wanted = min(int(view.max_sends.sum()), len(pool))
+        if num_wanted == 0:
+            return _nobody()
+        num_waiting = len(pool)
+        is_short = num_waiting > num_wanted
+        # To choose, every free slot looks at every request. In a large wave nothing is to be won by
+        # that: what is oldest has all lengths, and dealt longest first it comes out level.
+        chooses = is_short and num_wanted <= MAX_CHOICES
+        pool = pool.oldest(max(num_wanted, MAX_PAIRS // num_wanted) if chooses else num_wanted)
+        load = Load(view, pool, costs, self._pending_tokens(view, costs))
+        mean_wait_s = self._waits.mean_wait_s(num_waiting=num_waiting, num_ranks=view.num_ranks)
+        waits = (view.now_s - pool.arrival_s) / mean_wait_s
+        placed, in_room = self._deal(view, pool, load, waits, chooses=chooses)
+        if len(placed[0]) > 0 and not view.is_immediate:
+            is_now = self._released(view, pool, costs, load, placed, is_short=is_short)
+            placed = placed[0][is_now], placed[1][is_now]
+        requests = np.concatenate([in_room[0], placed[0]])
+        self._note(view, num_waiting, load, requests)
+        return requests, np.concatenate([in_room[1], placed[1]])
+
+    def _pending_tokens(self, view: GroupView, costs: StepCosts) -> Float64Array:
+        """Return the prompt tokens still to be computed when the plan lands."""
+        steps = self._settings.latency_steps + self._steps.unseen_steps(view.now_s)
+        pending = view.due_tokens.astype(np.float64)
+        if steps == 0 or costs.budget_tokens is None:
+            return pending
+        per_step = np.maximum(costs.budget_tokens - view.num_running_reqs, 0)
+        left: Float64Array = np.maximum(pending - steps * per_step, 0.0)
+        return left
+
+    def _deal(
+        self,
+        view: GroupView,
+        pool: PoolView,
+        load: Load,
+        waits: Float64Array,
+        *,
+        chooses: bool,
+    ) -> tuple[Placed, Placed]:
+        """Give requests ranks so that prefill now and decode later are level.
+
+        Both count in the time of one prompt token. A prefill is over soon, while what a request
+        adds to each step stays until its rank gets the next one and can be levelled again.
+
+        Also returns those for which a rank has been emptied: they are not dealt, and are not held.
+        """
+        settings = self._settings
+        unit, num_steps = load.own_s_per_token, self._releases.steps_per_refill(view.num_ranks)
+        now = (load.prefill_s + load.decode_s) / unit
+        later = num_steps / unit * load.decode_s
+        request_now = (load.request_prefill_s + load.request_decode_s) / unit
+        request_later = num_steps / unit * load.request_decode_s
+        if chooses:
+            loads = np.stack([now, later], axis=1)
+            gains = np.stack([request_now, request_later], axis=1)
+        else:
+            loads, gains = (now + later)[:, None], (request_now + request_later)[:, None]
+        ranks, waiting = self._ranks(view, load, loads), self._waiting(pool, gains, waits)
+        in_room = self._room.make(view, pool, ranks, waiting, settings.patience)
+        if chooses:
+            placed = plan_below_envelope(
+                ranks, waiting, settings.age_weight, settings.patience, settings.exchange_passes
+            )
+            return placed, in_room
+        order = np.argsort(-gains[:, 0], kind="stable")
+        requests, places = plan_spread(ranks, waiting, order[waiting.is_taken[order] == 0])
+        by_age = np.argsort(requests)
+        return (requests[by_age], places[by_age]), in_room
+
+    def _ranks(self, view: GroupView, load: Load, loads: Float64Array) -> Ranks:
+        free_kv = view.free_kv_tokens
+        if not view.is_immediate and view.num_running_reqs.any():
+            reserve = self._settings.kv_reserve * view.kv_capacity_tokens
+            free_kv = np.maximum(free_kv - reserve.astype(np.int64), 0)
+        work = loads[:, 0] / load.speeds
+        return Ranks(loads, work, load.speeds, view.max_sends.copy(), free_kv)
+
+    def _waiting(self, pool: PoolView, gains: Float64Array, waits: Float64Array) -> Waiting:
+        nothing = np.zeros(len(pool), np.int64)
+        return Waiting(
+            np.ascontiguousarray(pool.prompt_tokens),
+            gains,
+            waits,
+            nothing + NONE,
+            nothing,
+            nothing.copy(),
+        )
+
+    def _released(
+        self,
+        view: GroupView,
+        pool: PoolView,
+        costs: StepCosts,
+        load: Load,
+        placed: Placed,
+        *,
+        is_short: bool,
+    ) -> BoolArray:
+        requests, places = placed
+        held_s = self._held.seconds(pool.ids[requests], view.now_s)
+        held_s *= 2.0 ** -np.clip(pool.priorities[requests], *PRIORITIES)
+        speeds = load.speeds[places]
+        prefill_s = load.request_prefill_s[requests] / speeds
+        decode_s = load.request_decode_s[requests] / speeds
+        work_s = (load.prefill_s + load.decode_s) / load.speeds
+        is_late = held_s > self._hold_limit_s(view.num_ranks, prefill_s)
+        if self._settings.ttft_target_s is not None:
+            left_s = self._settings.ttft_target_s - (view.now_s - pool.arrival_s[requests])
+            left_s -= work_s[places] + prefill_s + decode_s + costs.constant_s
+            is_late |= (left_s > 0.0) & (left_s < self._steps.step_s)
+        num_wanted = min(int(view.max_sends.sum()), len(pool)) if is_short else 0
+        slots_s = self._free_slots.seconds(num_wanted, view.now_s)
+        stall = Stall(
+            work_s,
+            load.prefill_s / load.speeds,
+            load.own_s_per_token * (costs.budget_tokens or 1),
+            costs.mixed_step_s,
+            int(view.num_running_reqs.sum()),
+            self._strength_now(is_short=is_short),
+        )
+        is_now = released(
+            Wave(places, prefill_s, decode_s, slots_s if is_short else held_s, is_late, is_short),
+            stall,
+        )
+        self._free_slots.fill(int(is_now.sum()))
+        return is_now
+
+    def _hold_limit_s(self, num_ranks: int, prefill_s: Float64Array) -> Float64Array:
+        """Return for how long each request may be held: longer if it may share its wave."""
+        company = min(1.0, num_ranks * self._releases.prefill_share)
+        return self._settings.hold_s + self._settings.hold_prefills * company * prefill_s
+
+    def _strength_now(self, *, is_short: bool) -> float:
+        settings = self._settings
+        if settings.strength is not None:
+            return settings.strength
+        if settings.tpot_target_s is not None:
+            return self._towards(settings.tpot_target_s)
+        if is_short or settings.ttft_target_s is not None:
+            return SHORT_STRENGTH
+        # Where ranks prefill more, requests wait longer with or without being held.
+        return max(LEAST_STRENGTH, self._releases.prefill_share**2)
+
+    def _towards(self, tpot_target_s: float) -> float:
+        """Return the strength, corrected now and then so that steps take as long as wanted."""
+        self._num_plans += 1
+        if self._num_plans % PLANS_PER_CORRECTION == 0 and self._steps.step_s < math.inf:
+            is_slow = self._steps.step_s > tpot_target_s
+            strength = self._strength * (CORRECTION if is_slow else 1.0 / CORRECTION)
+            self._strength = min(max(strength, WEAKEST), STRONGEST)
+        return self._strength
+
+    def _note(self, view: GroupView, num_waiting: int, load: Load, requests: Int64Array) -> None:
+        self._waits.note(view.now_s, num_placed=len(requests), num_waiting=num_waiting)
+        prefill_s = float(load.request_prefill_s[requests].sum()) / view.num_ranks
+        self._releases.note(
+            view.now_s, self._steps.step, num_requests=len(requests), prefill_s=prefill_s
+        )
+
+
+def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
+    """Tell whether ranks prefill, and one's prompt makes the others wait."""
+    if costs is None or costs.budget_tokens is None or not costs.has_barrier:
+        return False
+    return costs.prefill_s_per_token > 0.0 and costs.prefill_shared < 1.0
+
+
+def _nobody() -> Placed:
+    return np.zeros(0, np.int64), np.zeros(0, np.int64)
