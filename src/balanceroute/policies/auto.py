@@ -24,7 +24,7 @@ from balanceroute.policies.waves import Waves, WaveSettings, applies_to
 NUM_HORIZONS = 6
 STEP_RATIO = 0.4  # of the mean output, from one horizon to the next: the last is at two outputs
 TOLERATED_RATIO = 1.25  # by which the mean output may change before the horizons follow
-PLANS_PER_FUTURE = 32  # plans from one look at how far ahead it pays to look to the next
+PLANS_PER_FUTURE = 128  # plans from one look at how far ahead it pays to look to the next
 PLANS_PER_LESSON = 4  # plans from one lesson for the classifier to the next
 # Weight of a later horizon, against the present's, at which looking ahead starts and stops.
 START_RATIO, STOP_RATIO = 0.1, 0.02
