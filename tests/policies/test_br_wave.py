@@ -97,6 +97,15 @@ def test_rides_along_below_the_busiest_rank() -> None:
     assert plan.ranks[0] != 0
 
 
+def test_goes_where_its_prefix_is_unless_that_makes_others_wait() -> None:
+    pool = make_pool([1000], request_traits(1, preferred_ranks=[2], saved_tokens=[900]))
+    below = prefilling_view(due=[4000, 0, 2500, 0])
+    assert BrWave().plan(below, pool).ranks.tolist() == [2]
+    assert BrWave(affinity=False).plan(below, pool).ranks.tolist() == [1]
+    above = prefilling_view(due=[4000, 0, 3900, 0])
+    assert BrWave().plan(above, pool).ranks.tolist() == [1]
+
+
 def test_holds_no_longer_than_it_says() -> None:
     policy, pool = BrWave(strength=1e6, hold_s=0.2, hold_prefills=0), make_pool([1000])
     sent_at_s = next(

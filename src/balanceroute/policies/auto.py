@@ -91,7 +91,7 @@ class BrAuto:
             raise ConfigError(f"age_weight must be at least 0 and finite, got {age_weight}")
         if exchange_passes < 0:
             raise ConfigError(f"exchange_passes must be at least 0, got {exchange_passes}")
-        self._waves = Waves(WaveSettings()) if waves else None
+        self._waves = Waves(WaveSettings(affinity=affinity)) if waves else None
         if window < 1:
             raise ConfigError(f"window must be at least 1, got {window}")
         self._patience, self._age_weight, self._window = patience, age_weight, window

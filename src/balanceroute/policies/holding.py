@@ -135,6 +135,6 @@ class StepPace:
 
     def unseen_steps(self, now_s: float) -> int:
         """Return how many steps have probably ended since the view that is shown was true."""
-        if self._last is None or not self._last[2]:
+        if self._last is None or not self._last[2] or self.step_s == 0.0:
             return 0
         return int((now_s - self._last[0]) / self.step_s)

@@ -47,6 +47,8 @@ class BrWave:
         Share of each rank's KV tokens that is left to the growth of what runs, in [0, 1).
     latency_steps : int
         Steps that end before a plan reaches the ranks, at least 0.
+    affinity : bool
+        Count the prompt tokens that a preferred rank saves, while it stays below the busiest one.
     costs : str
         ``auto``: what the group says, else learned from its steps. ``learned``: always that.
         Or figures, ``C:t_l:kappa0:t_p:budget[:sigma[:m]]`` (`StepCosts`).
@@ -70,6 +72,7 @@ class BrWave:
         exchange_passes: int = 2,
         kv_reserve: float = 0.1,
         latency_steps: int = 0,
+        affinity: bool = True,
         costs: str = "auto",
         rng: np.random.Generator | None = None,
         output_tokens: NDArray[np.integer[Any]] | None = None,
@@ -85,6 +88,7 @@ class BrWave:
             exchange_passes=exchange_passes,
             kv_reserve=kv_reserve,
             latency_steps=latency_steps,
+            affinity=affinity,
         )
         self._costs = CostSource(costs)
         self._waves = Waves(settings)

@@ -45,6 +45,7 @@ class WaveSettings:
     exchange_passes: int = 2
     kv_reserve: float = 0.1
     latency_steps: int = 0
+    affinity: bool = True
 
     def __post_init__(self) -> None:
         for name in ("hold_s", "hold_prefills", "age_weight", "exchange_passes", "latency_steps"):
@@ -191,15 +192,12 @@ class Waves:
         return Ranks(loads, work, load.speeds, view.max_sends.copy(), free_kv)
 
     def _waiting(self, pool: PoolView, gains: Float64Array, waits: Float64Array) -> Waiting:
-        nothing = np.zeros(len(pool), np.int64)
-        return Waiting(
-            np.ascontiguousarray(pool.prompt_tokens),
-            gains,
-            waits,
-            nothing + NONE,
-            nothing,
-            nothing.copy(),
-        )
+        is_taken = np.zeros(len(pool), np.int64)
+        preferred, saved_tokens = np.full(len(pool), NONE), is_taken
+        if self._settings.affinity and pool.traits is not None:
+            preferred, saved_tokens = pool.preferred_ranks.copy(), pool.saved_tokens.copy()
+        prompt_tokens = np.ascontiguousarray(pool.prompt_tokens)
+        return Waiting(prompt_tokens, gains, waits, preferred, saved_tokens, is_taken)
 
     def _released(
         self,
