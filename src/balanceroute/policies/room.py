@@ -37,10 +37,11 @@ class Room:
         """
         placed: list[tuple[int, int]] = []
         before, self._rank_of = self._rank_of, {}
-        if not view.is_immediate:
+        num_overdue = int(np.searchsorted(-waiting.waits, -patience))
+        misfits = self._misfits(pool, ranks, num_overdue, before)
+        if misfits and not view.is_immediate:
             free_kv, is_free = view.free_kv_tokens, view.num_slots > 0
-            num_overdue = int(np.searchsorted(-waiting.waits, -patience))
-            for i in self._misfits(pool, ranks, num_overdue, before):
+            for i in misfits:
                 prompt_tokens, request = int(pool.prompt_tokens[i]), int(pool.ids[i])
                 rank = before.get(request, -1)
                 if rank < 0 or not is_free[rank]:

@@ -128,7 +128,8 @@ class Waves:
         waits = (view.now_s - pool.arrival_s) / mean_wait_s
         placed, in_room = self._deal(view, pool, load, waits, chooses=chooses)
         if len(placed[0]) > 0 and not view.is_immediate:
-            is_now = self._released(view, pool, costs, load, placed, is_short=is_short)
+            num_short = num_wanted if is_short else 0
+            is_now = self._released(view, pool, costs, load, placed, num_short)
             placed = placed[0][is_now], placed[1][is_now]
         requests = np.concatenate([in_room[0], placed[0]])
         self._note(view, num_waiting, load, requests)
@@ -163,12 +164,11 @@ class Waves:
         settings = self._settings
         unit, num_steps = load.own_s_per_token, self._releases.steps_per_refill(view.num_ranks)
         now = (load.prefill_s + load.decode_s) / unit
-        later = num_steps / unit * load.decode_s
+        later: Float64Array = num_steps / unit * load.decode_s
         request_now = (load.request_prefill_s + load.request_decode_s) / unit
-        request_later = num_steps / unit * load.request_decode_s
+        request_later: Float64Array = num_steps / unit * load.request_decode_s
         if chooses:
-            loads = np.stack([now, later], axis=1)
-            gains = np.stack([request_now, request_later], axis=1)
+            loads, gains = _columns(now, later), _columns(request_now, request_later)
         else:
             loads, gains = (now + later)[:, None], (request_now + request_later)[:, None]
         ranks, waiting = self._ranks(view, load, loads), self._waiting(pool, gains, waits)
@@ -206,12 +206,14 @@ class Waves:
         costs: StepCosts,
         load: Load,
         placed: Placed,
-        *,
-        is_short: bool,
+        num_short: int,
     ) -> BoolArray:
+        """Return which of the requests dealt go now; `num_short` slots are free, if too few are."""
         requests, places = placed
+        is_short = num_short > 0
         held_s = self._held.seconds(pool.ids[requests], view.now_s)
-        held_s *= 2.0 ** -np.clip(pool.priorities[requests], *PRIORITIES)
+        if pool.traits is not None:
+            held_s *= 2.0 ** -np.clip(pool.priorities[requests], *PRIORITIES)
         speeds = load.speeds[places]
         prefill_s = load.request_prefill_s[requests] / speeds
         decode_s = load.request_decode_s[requests] / speeds
@@ -221,8 +223,7 @@ class Waves:
             left_s = self._settings.ttft_target_s - (view.now_s - pool.arrival_s[requests])
             left_s -= work_s[places] + prefill_s + decode_s + costs.constant_s
             is_late |= (left_s > 0.0) & (left_s < self._steps.step_s)
-        num_wanted = min(int(view.max_sends.sum()), len(pool)) if is_short else 0
-        slots_s = self._free_slots.seconds(num_wanted, view.now_s)
+        slots_s = self._free_slots.seconds(num_short, view.now_s)
         stall = Stall(
             work_s,
             load.prefill_s / load.speeds,
@@ -276,6 +277,13 @@ def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
     if costs is None or costs.budget_tokens is None or not costs.has_barrier:
         return False
     return costs.prefill_s_per_token > 0.0 and costs.prefill_shared < 1.0
+
+
+def _columns(left: Float64Array, right: Float64Array) -> Float64Array:
+    """Return two columns side by side; `numpy.stack` takes several times as long for small ones."""
+    columns = np.empty((len(left), 2))
+    columns[:, 0], columns[:, 1] = left, right
+    return columns
 
 
 def _nobody() -> Placed:
