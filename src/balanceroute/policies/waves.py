@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.view import GroupView, PoolView
@@ -28,6 +29,7 @@ PRIORITIES = (-10, 10)  # in powers of 2, by which the time held counts
 # Free slots for which requests are chosen, and pairs of a slot and a request that are looked at.
 MAX_CHOICES, MAX_PAIRS = 256, 32_768
 
+Floats = NDArray[np.floating[Any]]
 Placed = tuple[Int64Array, Int64Array]  # positions in the pool, and their ranks
 
 
@@ -164,9 +166,9 @@ class Waves:
         settings = self._settings
         unit, num_steps = load.own_s_per_token, self._releases.steps_per_refill(view.num_ranks)
         now = (load.prefill_s + load.decode_s) / unit
-        later: Float64Array = num_steps / unit * load.decode_s
+        later = num_steps / unit * load.decode_s
         request_now = (load.request_prefill_s + load.request_decode_s) / unit
-        request_later: Float64Array = num_steps / unit * load.request_decode_s
+        request_later = num_steps / unit * load.request_decode_s
         if chooses:
             loads, gains = _columns(now, later), _columns(request_now, request_later)
         else:
@@ -279,7 +281,7 @@ def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
     return costs.prefill_s_per_token > 0.0 and costs.prefill_shared < 1.0
 
 
-def _columns(left: Float64Array, right: Float64Array) -> Float64Array:
+def _columns(left: Floats, right: Floats) -> Float64Array:
     """Return two columns side by side; `numpy.stack` takes several times as long for small ones."""
     columns = np.empty((len(left), 2))
     columns[:, 0], columns[:, 1] = left, right
