@@ -23,6 +23,7 @@ from balanceroute.policies.room import Room
 
 # Strength of holding while slots are short, and the least otherwise.
 SHORT_STRENGTH, LEAST_STRENGTH = 1.0, 0.035
+SHORT_FACTOR = 3.0  # of `hold_prefills` while slots are short
 PLANS_PER_CORRECTION, CORRECTION = 32, 1.15  # of the strength, towards a target
 WEAKEST, STRONGEST = 0.01, 10.0
 PRIORITIES = (-10, 10)  # in powers of 2, by which the time held counts
@@ -220,7 +221,7 @@ class Waves:
         prefill_s = load.request_prefill_s[requests] / speeds
         decode_s = load.request_decode_s[requests] / speeds
         work_s = (load.prefill_s + load.decode_s) / load.speeds
-        is_late = held_s > self._hold_limit_s(view.num_ranks, prefill_s)
+        is_late = held_s > self._hold_limit_s(view.num_ranks, prefill_s, is_short=is_short)
         if self._settings.ttft_target_s is not None:
             left_s = self._settings.ttft_target_s - (view.now_s - pool.arrival_s[requests])
             left_s -= work_s[places] + prefill_s + decode_s + costs.constant_s
@@ -241,10 +242,16 @@ class Waves:
         self._free_slots.fill(int(is_now.sum()))
         return is_now
 
-    def _hold_limit_s(self, num_ranks: int, prefill_s: Float64Array) -> Float64Array:
-        """Return for how long each request may be held: longer if it may share its wave."""
+    def _hold_limit_s(
+        self, num_ranks: int, prefill_s: Float64Array, *, is_short: bool
+    ) -> Float64Array:
+        """Return for how long each request may be held: longer if it may share its wave.
+
+        And longer while slots are short, for its slot does not stay empty: others are dealt to it.
+        """
         company = min(1.0, num_ranks * self._releases.prefill_share)
-        return self._settings.hold_s + self._settings.hold_prefills * company * prefill_s
+        num_prefills = self._settings.hold_prefills * (SHORT_FACTOR if is_short else 1.0)
+        return self._settings.hold_s + num_prefills * company * prefill_s
 
     def _strength_now(self, *, is_short: bool) -> float:
         settings = self._settings
