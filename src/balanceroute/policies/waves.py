@@ -23,7 +23,7 @@ from balanceroute.policies.room import Room
 
 # Strength of holding while slots are short, and the least otherwise.
 SHORT_STRENGTH, LEAST_STRENGTH = 1.0, 0.035
-SHORT_FACTOR = 3.0  # of `hold_prefills` while slots are short
+SHORT_FACTOR = 2.0  # of `hold_prefills` while slots are short
 PLANS_PER_CORRECTION, CORRECTION = 32, 1.15  # of the strength, towards a target
 WEAKEST, STRONGEST = 0.01, 10.0
 PRIORITIES = (-10, 10)  # in powers of 2, by which the time held counts
