@@ -140,6 +140,28 @@ def test_a_prefill_gate_is_part_of_the_result(run: Run) -> None:
     assert idle[1] < idle[0]
 
 
+def test_delivery_is_part_of_the_result(run: Run, tmp_path: Path) -> None:
+    """The group says how long requests are on their way, and each waits so much longer.
+
+    One rank, which is idle whenever a request comes, and steps of 1 s; times to the first token are
+    1 s, the 2 s on the way, and up to half a second more.
+    """
+    trace = tmp_path / "rare.csv"
+    rows = "".join(f"{10 * row},64,1\n" for row in range(16))
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n" + rows)
+    command = ["simulate", str(trace), "--ranks", "1", "--slots", "2", "--arrivals", "trace"]
+    command += ["--step-time", "1,0", "--policy", "fcfs", "--json", "--delivery-time", "2"]
+    even, uneven = (
+        json.loads(run(*command, "--delivery-jitter", jitter).out) for jitter in ("0", "0.5")
+    )
+    groups = [document["group"] for document in (even, uneven)]
+    assert [2.0, 2.0] == [group["delivery_s"] for group in groups]
+    assert [0.0, 0.5] == [group["delivery_jitter_s"] for group in groups]
+    ttft_s = [document["runs"][0]["metrics"]["ttft_s"] for document in (even, uneven)]
+    assert pytest.approx(3.0) == ttft_s[0]["mean"] == ttft_s[0]["p99"]
+    assert 3.0 < ttft_s[1]["p50"] < ttft_s[1]["p99"] < 3.5
+
+
 def test_small_file_is_drawn_from_with_a_note(run: Run, tmp_path: Path) -> None:
     """A file too small to fill the slots is drawn from, and the output says so."""
     trace = tmp_path / "small.csv"
@@ -174,6 +196,8 @@ def test_small_file_is_drawn_from_with_a_note(run: Run, tmp_path: Path) -> None:
         ([*TINY, "--rate", "5"], "--rate is for --arrivals poisson"),
         ([*TINY, "--pool", "5", "--arrivals", "poisson", "--rate", "5"], "--pool is for"),
         ([*TINY, "--staleness", "-1"], "--staleness must be a number of at least 0"),
+        ([*TINY, "--delivery-time", "-1"], "--delivery-time must be a number of at least 0"),
+        ([*TINY, "--delivery-jitter", "nan"], "--delivery-jitter must be a number of at least 0"),
         ([*TINY, "--seed", "-1"], "--seed must be at least 0"),
         ([*TINY, "--repeats", "0"], "--repeats must be at least 1"),
         ([*TINY, "--rank-speeds", "1,1,1"], "names 3 ranks, but there are 2"),

@@ -39,3 +39,19 @@ def test_prefill_in_words(changes: dict[str, Any], expected: str) -> None:
     group = msgspec.structs.replace(GROUP, **changes)
     result = make_result(("vllm", make_metrics()), group=group)
     assert expected == dict(list_settings(result))["Prefill"]
+
+
+@pytest.mark.parametrize(
+    ("delivery_s", "jitter_s", "expected"),
+    [
+        (0.0, 0.0, "at once"),
+        (0.02, 0.0, "20 ms"),
+        (0.02, 0.0125, "20 ms and up to 12.5 ms more by chance"),
+        (0.0, 0.01, "0 ms and up to 10 ms more by chance"),
+    ],
+)
+def test_delivery_in_words(delivery_s: float, jitter_s: float, expected: str) -> None:
+    """Durations are in milliseconds, and jitter is named if there is any."""
+    group = msgspec.structs.replace(GROUP, delivery_s=delivery_s, delivery_jitter_s=jitter_s)
+    result = make_result(("vllm", make_metrics()), group=group)
+    assert expected == dict(list_settings(result))["Delivery to ranks"]

@@ -30,6 +30,11 @@ from tests.sim.runs import Holding, make_config, make_workload, run
         ({"staleness_s": -1.0}, "--staleness must be a number of at least 0, got -1"),
         ({"staleness_s": math.nan}, "--staleness must be a number of at least 0, got nan"),
         ({"staleness_s": math.inf}, "--staleness must be a number of at least 0, got inf"),
+        ({"delivery_s": -0.5}, "--delivery-time must be a number of at least 0, got -0.5"),
+        ({"delivery_s": math.nan}, "--delivery-time must be a number of at least 0, got nan"),
+        ({"delivery_s": math.inf}, "--delivery-time must be a number of at least 0, got inf"),
+        ({"delivery_jitter_s": -1.0}, "--delivery-jitter must be a number of at least 0, got -1"),
+        ({"delivery_jitter_s": math.inf}, "--delivery-jitter must be a number of at least 0"),
         ({"arrivals": "bursts"}, "--arrivals must be one of saturated, trace, poisson"),
         ({"binding": "late"}, "--binding must be one of pooled, immediate, got 'late'"),
         ({"start": "warm"}, "--start must be one of stationary, empty, got 'warm'"),
@@ -258,6 +263,8 @@ def test_plans_of_another_type() -> None:
         {"start": "stationary", "staleness_s": 3.0},
         {"num_ranks": 2, "has_barrier": False},
         {"num_ranks": 2, "has_barrier": False, "start": "stationary", "staleness_s": 3.0},
+        {"delivery_s": 0.5, "delivery_jitter_s": 1.0},
+        {"delivery_s": 0.5, "staleness_s": 3.0},
     ],
 )
 def test_holding_everything_back(settings: dict[str, Any]) -> None:

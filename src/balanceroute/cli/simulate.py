@@ -82,6 +82,12 @@ def simulate(
         ),
     ] = None,
     staleness: Annotated[float, option("Seconds between two looks at the ranks.")] = 0.0,
+    delivery_time: Annotated[
+        float, option("Seconds that a request is on its way to its rank.")
+    ] = 0.0,
+    delivery_jitter: Annotated[
+        float, option("Most seconds that chance adds to --delivery-time, uniformly.")
+    ] = 0.0,
     binding: Annotated[
         str | None, option("pooled or immediate; else pooled if saturated, or as each policy does.")
     ] = None,
@@ -114,6 +120,8 @@ def simulate(
         start=start,  # type: ignore[arg-type]
         warmup_steps=warmup_steps,
         staleness_s=staleness,
+        delivery_s=delivery_time,
+        delivery_jitter_s=delivery_jitter,
     )
     experiment = Experiment(
         source=source,

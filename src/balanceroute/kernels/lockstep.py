@@ -16,10 +16,13 @@ from balanceroute.kernels.logs import Log, sample_loads
 from balanceroute.kernels.scheduler import (
     NONE,
     Group,
+    book,
     clock_of,
     compute_prompt,
+    deliver,
     dequeue,
     enqueue,
+    post,
     schedule_rank,
     unlink,
 )
@@ -49,6 +52,7 @@ def begin_step(group: Group, cost: StepCost, gate: Gate, log: Log, which: int) -
     first_rank, clock = which * num_ranks, group.clocks[which]
     clock.num_first = 0
     if gate.rules.kind != NO_GATE:
+        hide_coming(group)
         gates.decide(gate, group, cost.budget_tokens)
     most, least, total = 0, np.int64(1 << 62), 0
     num_decoding, num_running, num_waiting = 0, 0, 0
@@ -57,6 +61,7 @@ def begin_step(group: Group, cost: StepCost, gate: Gate, log: Log, which: int) -
         preempted = schedule_rank(group, g, cost.budget_tokens, gate.ranks[g].held)
         if gate.rules.kind != NO_GATE:
             gates.note(gate, group, g, preempted)
+            group.accounts.ranks[g].num_waiting += group.engines[g].num_coming
         there, engine = group.accounts.ranks[g], group.engines[g]
         engine.work_s = own_work_s(group, cost, g)
         slowest_s = max(slowest_s, engine.work_s)
@@ -79,6 +84,13 @@ def begin_step(group: Group, cost: StepCost, gate: Gate, log: Log, which: int) -
     row.sum_usage_pow = sum_usage_pow(group.engines, first_rank, num_ranks, slowest_s)
     row.num_tokens, row.num_running, row.num_waiting = num_decoding, num_running, num_waiting
     sample_loads(group, log.samples, clock.row, clock.now_s)
+
+
+@bare_kernel
+def hide_coming(group: Group) -> None:
+    """Take requests on their way off the accounts: ranks decide by what has reached them."""
+    for g in range(len(group.engines)):
+        group.accounts.ranks[g].num_waiting -= group.engines[g].num_coming
 
 
 @bare_kernel
@@ -164,10 +176,10 @@ def note_first_tokens(group: Group, which: int) -> None:
 
 @bare_kernel
 def has_work(group: Group, which: int) -> bool:
-    """Tell whether a request runs or waits on the ranks of a clock."""
+    """Tell whether a request runs or is queued on the ranks of a clock."""
     num_ranks = len(group.engines) // len(group.clocks)
     for g in range(which * num_ranks, (which + 1) * num_ranks):
-        if group.accounts.ranks[g].num_running + group.accounts.ranks[g].num_waiting > 0:
+        if group.accounts.ranks[g].num_running > 0 or group.engines[g].wait_head != NONE:
             return True
     return False
 
@@ -186,12 +198,40 @@ def has_free_slot(group: Group) -> bool:
 def begin_steps(group: Group, cost: StepCost, gate: Gate, log: Log) -> bool:
     """Begin a step wherever none is under way and there is work; False if the log is full."""
     for which in range(len(group.clocks)):
+        if group.clocks[which].in_step == 0 and group.clocks[which].num_coming > 0:
+            deliver_all(group, which)
         if group.clocks[which].in_step == 0 and has_work(group, which):
             if log.num_steps[0] == len(log.steps):
                 return False
             begin_step(group, cost, gate, log, which)
             note_first_tokens(group, which)
     return True
+
+
+@bare_kernel
+def deliver_all(group: Group, which: int) -> None:
+    """Let the ranks of a clock have the requests that have reached them by its time."""
+    num_ranks = len(group.engines) // len(group.clocks)
+    for g in range(which * num_ranks, (which + 1) * num_ranks):
+        deliver(group, g, group.clocks[which].now_s)
+
+
+@bare_kernel
+def first_to_get(group: Group) -> tuple[int, float]:
+    """Return the clock whose idle ranks are the next to be reached by a request, and when.
+
+    `NONE` and infinity if no request is on its way to a rank that waits for one.
+    """
+    num_ranks = len(group.engines) // len(group.clocks)
+    first, first_s = NONE, np.inf
+    for which in range(len(group.clocks)):
+        if group.clocks[which].in_step == 1 or group.clocks[which].num_coming == 0:
+            continue
+        for g in range(which * num_ranks, (which + 1) * num_ranks):
+            engine = group.engines[g]
+            if engine.num_coming > 0 and group.seats[engine.coming_head].arrives_s < first_s:
+                first, first_s = which, group.seats[engine.coming_head].arrives_s
+    return first, first_s
 
 
 @bare_kernel
@@ -221,10 +261,10 @@ def advance(group: Group, cost: StepCost, gate: Gate, log: Log, until_s: float, 
     Returns
     -------
     int
-        `DUE`: `until_s` lies in the steps under way. `BOUNDARY`: a step has just ended, and `pause`
-        asks for it or it is `until_s` now. `IDLE`: nothing to run. `LOG_FULL`: give the log more
-        rows and call again. `EVENTS_FULL`: make room for an event of each request in flight and
-        call again.
+        `DUE`: `until_s` lies in the steps under way, or no later than the next request reaches an
+        idle rank. `BOUNDARY`: a step has just ended, and `pause` asks for it or it is `until_s`
+        now. `IDLE`: nothing to run, and nothing on its way. `LOG_FULL`: give the log more rows and
+        call again. `EVENTS_FULL`: make room for an event of each request in flight and call again.
     """
     while True:
         # Beginning steps and ending one of them touches a request once at most: what is preempted
@@ -234,8 +274,14 @@ def advance(group: Group, cost: StepCost, gate: Gate, log: Log, until_s: float, 
         if not begin_steps(group, cost, gate, log):
             return LOG_FULL
         which = first_to_end(group)
-        if which == NONE:
+        idle, arrives_s = first_to_get(group)
+        if which == NONE and idle == NONE:
             return IDLE
+        if which == NONE or arrives_s < group.clocks[which].end_s:
+            if arrives_s >= until_s:
+                return DUE
+            group.clocks[idle].now_s = arrives_s
+            continue
         if group.clocks[which].end_s > until_s:
             return DUE
         end_step(group, log, which)
@@ -254,16 +300,24 @@ def dispatch(
     output_tokens: NDArray[np.int32],
     traits: RecordArray,
     now_s: float,
+    arrives_s: NDArray[np.float64],
 ) -> None:
-    """Send workload rows `requests`, of which `traits` tell more, to `ranks` at `now_s`."""
+    """Send workload rows `requests`, of which `traits` tell more, to `ranks` at `now_s`.
+
+    They reach the ranks at `arrives_s`, shape (N,) and at least `now_s`; no times: at once.
+    """
     for i in range(len(requests)):
         row = requests[i]
         clock = group.clocks[clock_of(group, ranks[i])]
         if clock.in_step == 0:  # an idle rank begins its next step no earlier than this
             clock.now_s = max(clock.now_s, now_s)
         prompt, output = int(prompt_tokens[row]), int(output_tokens[row])
-        enqueue(group, ranks[i], row, prompt, output, traits, i)
+        handle = book(group, ranks[i], row, prompt, output, traits, i)
         group.requests[row].rank = ranks[i]
+        if len(arrives_s) > 0:
+            post(group, ranks[i], handle, arrives_s[i])
+        else:
+            enqueue(group, ranks[i], handle)
 
 
 @bare_kernel
@@ -287,7 +341,8 @@ def fill(
         if group.accounts.ranks[rank].load_tokens + resident > group.engines[rank].kv_tokens:
             continue
         output = int(output_tokens[rows[i]])
-        handle = enqueue(group, rank, rows[i], prompt, output, traits, i)
+        handle = book(group, rank, rows[i], prompt, output, traits, i)
+        enqueue(group, rank, handle)
         group.seats[handle].request = NONE
         dequeue(group, rank)
         group.seats[handle].generated_tokens = age_tokens[i]

@@ -30,11 +30,12 @@ SEAT = np.dtype(
         ("request", np.int64),  # row in the workload; NONE for those that fill the group at first
         ("target_tokens", np.int64),  # output length
         ("generated_tokens", np.int64),  # output tokens it had when it was last preempted
-        ("next", np.int64),  # in the rank's running list or queue
+        ("next", np.int64),  # in the rank's running list or queue, or on the way to it
         ("prev", np.int64),
         ("due_next", np.int64),  # in the calendar's list of one step
         ("due_prev", np.int64),
         ("due_step", np.int64),  # the step that gives the last output token
+        ("arrives_s", np.float64),  # when it reaches its rank, if nobody before it comes later
     ]
 )
 
@@ -51,6 +52,9 @@ ENGINE = np.dtype(
         ("prefilled_tokens", np.int64),  # prompt tokens computed in this step
         ("num_prefilled", np.int64),  # of how many requests
         ("work_s", np.float64),  # what its load adds to this step
+        ("coming_head", np.int64),  # requests on their way, in the order in which they come
+        ("coming_tail", np.int64),
+        ("num_coming", np.int64),
     ]
 )
 
@@ -65,6 +69,7 @@ CLOCK = np.dtype(
         ("row", np.int64),  # where the step under way is logged
         ("num_admitted", np.int64),  # requests of the workload admitted since the start
         ("num_first", np.int64),  # entries of Group.first_handles that the step under way uses
+        ("num_coming", np.int64),  # requests on their way to its ranks
     ]
 )
 
@@ -99,7 +104,7 @@ def clock_of(group: Group, rank: int) -> int:
 
 
 @bare_kernel
-def enqueue(
+def book(
     group: Group,
     rank: int,
     request: int,
@@ -108,7 +113,7 @@ def enqueue(
     traits: RecordArray,
     i: int,
 ) -> int:
-    """Send a request to the end of a rank's queue and return its handle.
+    """Book a request sent to a rank and return its handle; it is in no list of the rank yet.
 
     Row `i` of `traits` tells what else is known of it; no rows tell nothing.
     """
@@ -120,17 +125,53 @@ def enqueue(
     handle = ledger.send(
         group.accounts, rank, prompt_tokens, request, client, max_tokens, prompt_hash, cached_tokens
     )
-    seat, engine = group.seats[handle], group.engines[rank]
+    seat = group.seats[handle]
     seat.request = request
     seat.target_tokens = target_tokens
     seat.generated_tokens = 0
     seat.next = NONE
+    return handle
+
+
+@bare_kernel
+def enqueue(group: Group, rank: int, handle: int) -> None:
+    """Put a request at the end of its rank's queue."""
+    engine = group.engines[rank]
     if engine.wait_head == NONE:
         engine.wait_head = handle
     else:
         group.seats[engine.wait_tail].next = handle
     engine.wait_tail = handle
-    return handle
+
+
+@bare_kernel
+def post(group: Group, rank: int, handle: int, arrives_s: float) -> None:
+    """Put a request on its way to a rank, behind those sent before it."""
+    engine = group.engines[rank]
+    if engine.num_coming == 0:
+        engine.coming_head = handle
+    else:
+        group.seats[engine.coming_tail].next = handle
+    engine.coming_tail = handle
+    group.seats[handle].arrives_s = arrives_s
+    engine.num_coming += 1
+    group.clocks[clock_of(group, rank)].num_coming += 1
+
+
+@bare_kernel
+def deliver(group: Group, rank: int, now_s: float) -> None:
+    """Move the requests that have reached a rank by `now_s` to its queue, in the order of sends.
+
+    One that would overtake waits behind the one before it and comes with it.
+    """
+    engine, clock = group.engines[rank], group.clocks[clock_of(group, rank)]
+    while engine.num_coming > 0 and group.seats[engine.coming_head].arrives_s <= now_s:
+        handle = engine.coming_head
+        engine.coming_head = group.seats[handle].next
+        group.seats[handle].next = NONE
+        engine.num_coming -= 1
+        clock.num_coming -= 1
+        enqueue(group, rank, handle)
 
 
 @bare_kernel

@@ -93,6 +93,8 @@ class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
         ``"stationary"`` or ``"empty"``.
     staleness_s : float
         Age of what the policy sees, seconds.
+    delivery_s, delivery_jitter_s : float
+        Time that a request is on its way to its rank, and the most that chance adds, seconds.
     prefill_budget_tokens : int or None
         Prompt tokens that a rank may prefill in a step; None for decode-only ranks.
     prefill_s_per_token : float or None
@@ -123,6 +125,8 @@ class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
     binding: Binding | None = None
     start: Literal["stationary", "empty"] = "stationary"
     staleness_s: float = 0.0
+    delivery_s: float = 0.0
+    delivery_jitter_s: float = 0.0
     prefill_budget_tokens: int | None = None
     prefill_s_per_token: float | None = None
     prefill_shared: float | None = None

@@ -82,6 +82,15 @@ def _prefill(group: GroupInfo) -> str:
     return ", ".join(parts)
 
 
+def _delivery(group: GroupInfo) -> str:
+    if group.delivery_s == 0 and group.delivery_jitter_s == 0:
+        return "at once"
+    text = f"{1e3 * group.delivery_s:g} ms"
+    if group.delivery_jitter_s:
+        text += f" and up to {1e3 * group.delivery_jitter_s:g} ms more by chance"
+    return text
+
+
 def _group(group: GroupInfo) -> list[tuple[str, str]]:
     step = group.step_time
     warmup = "until every slot could have turned over once (ranks × slots admissions)"
@@ -103,6 +112,7 @@ def _group(group: GroupInfo) -> list[tuple[str, str]]:
         ("Start", group.start),
         ("Warm-up left out", warmup),
         ("Age of what policies see", f"{group.staleness_s:g} s"),
+        ("Delivery to ranks", _delivery(group)),
         (
             "Rank speeds",
             "all equal"

@@ -145,6 +145,9 @@ class SimConfig:
         admitted, else none.
     staleness_s : float
         Age that the ranks' state reaches before the router sees it anew, at least 0.
+    delivery_s, delivery_jitter_s : float
+        Seconds that a request is on its way from the router to its rank, and the most that chance
+        adds to it, uniformly; at least 0. Each rank gets its requests in the order of the sends.
     """
 
     step_time: StepTime
@@ -165,10 +168,14 @@ class SimConfig:
     start: Start | None = None
     warmup_steps: int | None = None
     staleness_s: float = 0.0
+    delivery_s: float = 0.0
+    delivery_jitter_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._check_counts()
         _require_range("staleness", self.staleness_s, 0.0)
+        _require_range("delivery-time", self.delivery_s, 0.0)
+        _require_range("delivery-jitter", self.delivery_jitter_s, 0.0)
         _require_range("prefill-time", self.prefill_s_per_token, 0.0)
         _require_range("prefill-shared", self.prefill_shared, 0.0, 1.0)
         _require_range("mixed-step-time", self.mixed_step_s, 0.0)

@@ -16,6 +16,7 @@ from balanceroute.kernels.lockstep import StepCost
 from balanceroute.kernels.logs import STEP_LOG, Log, SampleLog
 from balanceroute.kernels.scheduler import CLOCK, ENGINE, NONE, REQUEST_LOG, SEAT, Group
 from balanceroute.sim.config import SimConfig
+from balanceroute.sim.delivery import AT_ONCE
 from balanceroute.sim.gates import gate_state
 from balanceroute.types import LoadSamples, RequestRecords, StepRecords, Workload
 
@@ -88,10 +89,16 @@ class SimGroup:
         return float(self._clocks["now_s"][self._clocks["in_step"] == 0].max())
 
     @property
-    def end_s(self) -> float:
-        """Return when the first of the steps under way ends; 0 if there is none."""
+    def quiet_until_s(self) -> float:
+        """Return until when nothing changes but by sends; 0 if nothing runs or is on its way.
+
+        That is until a step ends, or a request reaches a rank between two steps.
+        """
         ends_s = self._clocks["end_s"][self._clocks["in_step"] == 1]
-        return float(ends_s.min()) if len(ends_s) > 0 else 0.0
+        end_s = float(ends_s.min()) if len(ends_s) > 0 else np.inf
+        _, arrives_s = lockstep.first_to_get(self._group)
+        next_s = min(end_s, float(arrives_s))
+        return next_s if next_s < np.inf else 0.0
 
     @property
     def is_at_boundary(self) -> bool:
@@ -128,12 +135,18 @@ class SimGroup:
             else:
                 return int(reason)
 
-    def dispatch(self, requests: Int64Array, ranks: Int64Array, now_s: float) -> None:
-        """Send rows of the workload to ranks at `now_s`, in order."""
+    def dispatch(
+        self,
+        requests: Int64Array,
+        ranks: Int64Array,
+        now_s: float,
+        arrives_s: NDArray[np.float64] = AT_ONCE,
+    ) -> None:
+        """Send rows of the workload to ranks at `now_s`, in order; see `Delivery` for times."""
         self._reserve(len(requests), num_events=len(requests))
         prompts, outputs = self._workload.prompt_tokens, self._workload.output_tokens
         traits = self.traits(requests)
-        lockstep.dispatch(self._group, requests, ranks, prompts, outputs, traits, now_s)
+        lockstep.dispatch(self._group, requests, ranks, prompts, outputs, traits, now_s, arrives_s)
 
     def fill(self, rows: Int64Array, ranks: Int64Array, ages: Int64Array) -> None:
         """Start copies of workload rows on ranks as if they had been running for a while."""

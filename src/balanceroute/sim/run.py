@@ -14,11 +14,13 @@ from balanceroute.kernels.lockstep import ALWAYS, BOUNDARY, DUE, NEVER, WHEN_SLO
 from balanceroute.policies.base import Policy, checked_plan, follows_requests
 from balanceroute.sim.checks import arrival_times, check_workload
 from balanceroute.sim.config import SimConfig
+from balanceroute.sim.delivery import Delivery
 from balanceroute.sim.group import SimGroup
 from balanceroute.sim.views import Observer
 from balanceroute.types import RunRecords, Workload
 
-START_STREAM = 1  # which random numbers of a seed the stationary start uses
+# Which random numbers of a seed the stationary start and the ways to the ranks use.
+START_STREAM, DELIVERY_STREAM = 1, 4
 TURNS_PER_REPORT = 256
 
 Progress = Callable[[float], None]
@@ -47,7 +49,8 @@ def simulate(
     label : str
         Name of the policy in the records.
     seed : int
-        For the stationary start. The same seed gives the same records, but for wall times.
+        For the stationary start and the jitter of delivery. The same seed gives the same records,
+        but for wall times.
     on_progress : callable or None
         Called now and then with the fraction of requests that have come in, in [0, 1].
 
@@ -100,6 +103,8 @@ class _Run:
         self._is_immediate = self._binding == "immediate"
         self._follows_requests = follows_requests(policy)
         self._group = SimGroup(config, workload, keeps_events=self._follows_requests)
+        rng = np.random.default_rng((seed, DELIVERY_STREAM))
+        self._delivery = Delivery(config.delivery_s, config.delivery_jitter_s, rng)
         self._pool = Pool(capacity=min(2 * config.pool_target, workload.num_requests) + 1024)
         self._arrival_s = arrival_times(workload, config)
         self._next_row = 0
@@ -158,7 +163,7 @@ class _Run:
         elif not self._wait_idle():
             return False
         if self._now_s >= self._observer.next_publication_s:
-            self._observer.publish(self._now_s, quiet_until_s=self._group.end_s)
+            self._observer.publish(self._now_s, quiet_until_s=self._group.quiet_until_s)
         self._note_warmth()
         return True
 
@@ -249,7 +254,8 @@ class _Run:
         if len(requests) == 0:
             return
         self._observer.note_sends(ranks, waiting_requests.prompt_tokens[requests])
-        self._group.dispatch(self._pool.take(requests), ranks, self._now_s)
+        arrives_s = self._delivery.arrives_s(self._now_s, len(requests))
+        self._group.dispatch(self._pool.take(requests), ranks, self._now_s, arrives_s)
 
     def _note_warmth(self) -> None:
         num_slots = self._config.num_ranks * self._config.num_slots

@@ -68,8 +68,9 @@ class Observer:
     def publish(self, now_s: float, *, quiet_until_s: float = 0.0) -> None:
         """Show the accounts as they are now, until the next publication.
 
-        Until `quiet_until_s`, the end of the step under way, they change by the router's own sends
-        only, so publications before it would show nothing new and are skipped.
+        Until `quiet_until_s`, when a step ends or a request reaches an idle rank, they change by
+        the router's own sends only, so publications before it would show nothing new and are
+        skipped.
         """
         self._seen = self._ledger.ranks.copy()
         if self._ledger.keeps_events:

@@ -45,6 +45,8 @@ def warm(spec: str, config: SimConfig) -> None:
         binding=config.binding_of(policy.binding),
         warmup_steps=0,
         staleness_s=0.0,
+        delivery_s=0.0,
+        delivery_jitter_s=0.0,
     )
     # Empty at first, so that plans see many free slots and few; then full at first.
     for start in get_args(Start):
