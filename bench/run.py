@@ -21,6 +21,8 @@ from bench.balance import measure_balance, measure_burstgpt
 from bench.machine import TRACES, describe_machine
 from bench.plans import measure_plans
 from bench.processes import measure_startup, measure_week
+from bench.wave_limits import measure_limits
+from bench.waves import measure_load, measure_real, measure_saturated
 
 SECTIONS: dict[str, Callable[[], object]] = {
     "startup": measure_startup,
@@ -30,9 +32,14 @@ SECTIONS: dict[str, Callable[[], object]] = {
     "lengths": measure_lengths,
     "ablation": measure_ablation,
     "unsaturated": measure_unsaturated,
+    "waves_saturated": measure_saturated,
+    "waves_load": measure_load,
+    "waves_limits": measure_limits,
+    "waves_real": measure_real,
     "week": measure_week,
 }
-NEEDS_TRACES = {"burstgpt", "balance", "lengths", "ablation", "unsaturated"}
+WAVES = {"waves_saturated", "waves_load", "waves_limits", "waves_real"}
+NEEDS_TRACES = {"burstgpt", "balance", "lengths", "ablation", "unsaturated"} | WAVES
 
 
 def main() -> None:
