@@ -153,7 +153,7 @@ def ttft_p99_s(records: RunRecords) -> float:
     return figure(summarize(records).ttft_s.p99)
 
 
-@pytest.mark.parametrize(("num_ranks", "least_gain"), [(1, 0.99), (2, 1.1), (8, 1.5)])
+@pytest.mark.parametrize(("num_ranks", "least_gain"), [(1, 0.99), (2, 1.05), (8, 1.5)])
 def test_more_tokens_per_second_where_slots_are_short(num_ranks: int, least_gain: float) -> None:
     tokens_per_s = {
         policy: figure(summarize(run(policy, chat(3000), num_ranks=num_ranks)).throughput_tok_per_s)
