@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,6 +82,10 @@ def make_workload(
         output_tokens=np.array(outputs, np.int32),
         arrival_s=None if arrivals_s is None else np.array(arrivals_s, np.float64),
     )
+
+
+def cached(workload: Workload, cached_tokens: list[int]) -> Workload:
+    return replace(workload, cached_tokens=np.array(cached_tokens, np.int32))
 
 
 def make_config(**settings: Any) -> SimConfig:

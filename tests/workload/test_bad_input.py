@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from pyarrow import parquet
 
-from balanceroute.errors import TraceError
-from balanceroute.workload import read_trace
+from tests.workload.refusals import message
 
 HEAD = "arrival_s,prompt_tokens,output_tokens\n"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -162,16 +160,6 @@ BAD = {
 }
 
 
-def message(path: Path) -> str:
-    with pytest.raises(TraceError) as caught:
-        read_trace(path)
-    text = str(caught.value)
-    assert "\n" not in text
-    assert text.startswith(str(path))
-    assert ";" in text, "the cure follows a semicolon"
-    return text.removeprefix(str(path))
-
-
 @pytest.mark.parametrize("case", BAD)
 def test_bad_text_is_one_line_with_line_number_and_cure(case: str, tmp_path: Path) -> None:
     """Each fault is named once, at its line of the text, with what to do about it."""
@@ -241,62 +229,6 @@ def test_damaged_gzip(tmp_path: Path) -> None:
     path = tmp_path / "bad.gz"
     path.write_bytes(data)
     assert "damaged or cut off" in message(path)
-
-
-PARQUET_BAD = {
-    "negative": (
-        {"prompt_tokens": [1, -1], "output_tokens": [1, 1]},
-        " row 2: prompt_tokens is -1",
-    ),
-    "null": (
-        {"prompt_tokens": [1, 1], "output_tokens": [1, None]},
-        " row 2: output_tokens is null",
-    ),
-    "text": ({"prompt_tokens": ["a", "b"], "output_tokens": [1, 1]}, " rows 1 to 2: holds string"),
-    "order": (
-        {"arrival_s": [2.0, 1.0], "prompt_tokens": [1, 1], "output_tokens": [1, 1]},
-        " row 2: arrival_s is 1.0, earlier than the row before",
-    ),
-    "limit": (
-        {"prompt_tokens": [1, 1], "output_tokens": [2, 2], "max_tokens": [2, 1]},
-        " row 2: max_tokens is 1, less than the row's 2 output tokens",
-    ),
-    "prompt hash": (
-        {"prompt_tokens": [1, 1], "output_tokens": [2, 2], "prompt_hash": ["a", "b"]},
-        " rows 1 to 2: holds string where whole numbers of 64 bits belong",
-    ),
-    "cached": (
-        {"prompt_tokens": [9, 9], "output_tokens": [2, 2], "cached_tokens": [0, 9]},
-        " row 2: cached_tokens is 9, not less than the row's 9 prompt tokens",
-    ),
-    "blocks": (
-        {"timestamp": [0], "input_length": [9], "output_length": [2], "hash_ids": ["[1]"]},
-        " rows 1 to 1: holds string where lists of whole numbers belong",
-    ),
-    "column": ({"input": [1], "output_tokens": [1]}, ": no column holds the prompt tokens"),
-    "id twice": (
-        {"id": ["x", "x"], "prompt_tokens": [1, 1], "output_tokens": [1, 1]},
-        " row 2: id 'x' was used in row 1",
-    ),
-    "no rows": ({"prompt_tokens": [], "output_tokens": []}, ": no rows; give at least one"),
-}
-
-
-@pytest.mark.parametrize("case", PARQUET_BAD)
-def test_bad_parquet_names_the_row(case: str, tmp_path: Path) -> None:
-    """Parquet has no lines, so rows are counted."""
-    columns, expected = PARQUET_BAD[case]
-    path = tmp_path / "t.parquet"
-    parquet.write_table(pa.table(columns), path)
-    assert message(path).startswith(expected)
-
-
-def test_cut_off_parquet(tmp_path: Path) -> None:
-    """Parquet ends with its index; without it nothing can be read."""
-    path = tmp_path / "t.parquet"
-    parquet.write_table(pa.table({"prompt_tokens": [1], "output_tokens": [1]}), path)
-    path.write_bytes(path.read_bytes()[:-10])
-    assert message(path).startswith(": damaged or cut off Parquet")
 
 
 def test_long_lines_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from balanceroute.kernels import gates, ledger
+from balanceroute.kernels.costs import StepCost, own_work_s, share_prefill, sum_usage_pow
+from balanceroute.kernels.delivery import deliver_all, first_to_get, hide_coming, post
 from balanceroute.kernels.gates import NO_GATE, Gate
 from balanceroute.kernels.jit import bare_kernel
 from balanceroute.kernels.ledger import Int64Array, RecordArray
-from balanceroute.kernels.load import USAGE_EXPONENT, rank_work_s
 from balanceroute.kernels.logs import Log, sample_loads
 from balanceroute.kernels.scheduler import (
     NONE,
@@ -19,10 +18,8 @@ from balanceroute.kernels.scheduler import (
     book,
     clock_of,
     compute_prompt,
-    deliver,
     dequeue,
     enqueue,
-    post,
     schedule_rank,
     unlink,
 )
@@ -31,18 +28,6 @@ from balanceroute.kernels.scheduler import (
 DUE, BOUNDARY, IDLE, LOG_FULL, EVENTS_FULL = 0, 1, 2, 3, 4
 # Between which steps it is to come back.
 NEVER, WHEN_SLOT_FREE, ALWAYS = 0, 1, 2
-
-
-class StepCost(NamedTuple):
-    """What a step costs; `balanceroute.cluster.costs.StepCosts` says what each figure means."""
-
-    constant_s: float
-    s_per_token: float
-    kappa0_tokens: float
-    prefill_s_per_token: float
-    prefill_shared: float
-    mixed_step_s: float
-    budget_tokens: int
 
 
 @bare_kernel
@@ -84,55 +69,6 @@ def begin_step(group: Group, cost: StepCost, gate: Gate, log: Log, which: int) -
     row.sum_usage_pow = sum_usage_pow(group.engines, first_rank, num_ranks, slowest_s)
     row.num_tokens, row.num_running, row.num_waiting = num_decoding, num_running, num_waiting
     sample_loads(group, log.samples, clock.row, clock.now_s)
-
-
-@bare_kernel
-def hide_coming(group: Group) -> None:
-    """Take requests on their way off the accounts: ranks decide by what has reached them."""
-    for g in range(len(group.engines)):
-        group.accounts.ranks[g].num_waiting -= group.engines[g].num_coming
-
-
-@bare_kernel
-def own_work_s(group: Group, cost: StepCost, rank: int) -> float:
-    """Return what a rank's own requests add to the step that begins."""
-    there, engine = group.accounts.ranks[rank], group.engines[rank]
-    return rank_work_s(
-        there.load_tokens,
-        there.num_running,
-        engine.prefilled_tokens,
-        cost.constant_s,
-        cost.s_per_token,
-        cost.kappa0_tokens,
-        cost.prefill_s_per_token,
-        cost.prefill_shared,
-        cost.mixed_step_s,
-        engine.speed,
-    )
-
-
-@bare_kernel
-def share_prefill(engines: RecordArray, cost: StepCost, first_rank: int, num_ranks: int) -> float:
-    """Give each rank its part of the prefill work that the ranks do together, and return it."""
-    if cost.prefill_shared == 0.0:
-        return 0.0
-    num_tokens = 0
-    for g in range(first_rank, first_rank + num_ranks):
-        num_tokens += engines[g].prefilled_tokens
-    shared_s = cost.prefill_shared * cost.prefill_s_per_token * num_tokens / num_ranks
-    for g in range(first_rank, first_rank + num_ranks):
-        engines[g].work_s += shared_s
-    return shared_s
-
-
-@bare_kernel
-def sum_usage_pow(engines: RecordArray, first_rank: int, num_ranks: int, slowest_s: float) -> float:
-    """Return the sum over ranks of (work / slowest rank's work) ** 0.7, for the energy model."""
-    total = 0.0
-    if slowest_s > 0.0:
-        for g in range(first_rank, first_rank + num_ranks):
-            total += max(0.0, engines[g].work_s / slowest_s) ** USAGE_EXPONENT
-    return total
 
 
 @bare_kernel
@@ -206,32 +142,6 @@ def begin_steps(group: Group, cost: StepCost, gate: Gate, log: Log) -> bool:
             begin_step(group, cost, gate, log, which)
             note_first_tokens(group, which)
     return True
-
-
-@bare_kernel
-def deliver_all(group: Group, which: int) -> None:
-    """Let the ranks of a clock have the requests that have reached them by its time."""
-    num_ranks = len(group.engines) // len(group.clocks)
-    for g in range(which * num_ranks, (which + 1) * num_ranks):
-        deliver(group, g, group.clocks[which].now_s)
-
-
-@bare_kernel
-def first_to_get(group: Group) -> tuple[int, float]:
-    """Return the clock whose idle ranks are the next to be reached by a request, and when.
-
-    `NONE` and infinity if no request is on its way to a rank that waits for one.
-    """
-    num_ranks = len(group.engines) // len(group.clocks)
-    first, first_s = NONE, np.inf
-    for which in range(len(group.clocks)):
-        if group.clocks[which].in_step == 1 or group.clocks[which].num_coming == 0:
-            continue
-        for g in range(which * num_ranks, (which + 1) * num_ranks):
-            engine = group.engines[g]
-            if engine.num_coming > 0 and group.seats[engine.coming_head].arrives_s < first_s:
-                first, first_s = which, group.seats[engine.coming_head].arrives_s
-    return first, first_s
 
 
 @bare_kernel

@@ -30,6 +30,17 @@ STEP_LOG = np.dtype(
     ]
 )
 
+#: What becomes of each request of the workload, shape (N,).
+REQUEST_LOG = np.dtype(
+    [
+        ("admitted_s", np.float64),
+        ("first_token_s", np.float64),
+        ("finished_s", np.float64),
+        ("rank", np.int32),
+        ("num_preemptions", np.int32),
+    ]
+)
+
 
 class SampleLog(NamedTuple):
     """Loads per rank at every `stride`-th step; thinned by two whenever it is full."""

@@ -73,17 +73,6 @@ CLOCK = np.dtype(
     ]
 )
 
-#: What becomes of each request of the workload, shape (N,).
-REQUEST_LOG = np.dtype(
-    [
-        ("admitted_s", np.float64),
-        ("first_token_s", np.float64),
-        ("finished_s", np.float64),
-        ("rank", np.int32),
-        ("num_preemptions", np.int32),
-    ]
-)
-
 
 class Group(NamedTuple):
     """A barrier group: its ledger, its engines, its clock, and its requests' log."""
@@ -92,7 +81,7 @@ class Group(NamedTuple):
     engines: RecordArray  # ENGINE, shape (G,)
     seats: RecordArray  # SEAT, shape (capacity,)
     clocks: RecordArray  # CLOCK, shape (D,)
-    requests: RecordArray  # REQUEST_LOG, shape (N,)
+    requests: RecordArray  # logs.REQUEST_LOG, shape (N,)
     calendar: Int64Array  # shape (D, longest output + 2): by step, the requests that end with it
     first_handles: Int64Array  # shape (capacity,): requests that get their first token in this step
 
@@ -142,36 +131,6 @@ def enqueue(group: Group, rank: int, handle: int) -> None:
     else:
         group.seats[engine.wait_tail].next = handle
     engine.wait_tail = handle
-
-
-@bare_kernel
-def post(group: Group, rank: int, handle: int, arrives_s: float) -> None:
-    """Put a request on its way to a rank, behind those sent before it."""
-    engine = group.engines[rank]
-    if engine.num_coming == 0:
-        engine.coming_head = handle
-    else:
-        group.seats[engine.coming_tail].next = handle
-    engine.coming_tail = handle
-    group.seats[handle].arrives_s = arrives_s
-    engine.num_coming += 1
-    group.clocks[clock_of(group, rank)].num_coming += 1
-
-
-@bare_kernel
-def deliver(group: Group, rank: int, now_s: float) -> None:
-    """Move the requests that have reached a rank by `now_s` to its queue, in the order of sends.
-
-    One that would overtake waits behind the one before it and comes with it.
-    """
-    engine, clock = group.engines[rank], group.clocks[clock_of(group, rank)]
-    while engine.num_coming > 0 and group.seats[engine.coming_head].arrives_s <= now_s:
-        handle = engine.coming_head
-        engine.coming_head = group.seats[handle].next
-        group.seats[handle].next = NONE
-        engine.num_coming -= 1
-        clock.num_coming -= 1
-        enqueue(group, rank, handle)
 
 
 @bare_kernel

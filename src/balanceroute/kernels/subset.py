@@ -52,17 +52,24 @@ def best_subset_by_enumeration(
     """
     best_mask, best_score = 0, 0
     for mask in range(1, 1 << len(sizes)):
-        total, count = 0, 0
-        for i in range(len(sizes)):
-            if mask >> i & 1:
-                total += sizes[i]
-                count += 1
+        total, count = weigh(mask, sizes)
         if count > max_requests or total > limit:
             continue
         score = f_score(total, margin, num_ranks)
         if best_mask == 0 or score > best_score:
             best_mask, best_score = mask, score
     return best_mask
+
+
+@kernel
+def weigh(mask: int, sizes: Int64Array) -> tuple[int, int]:
+    """Return the tokens of the requests whose bits are set, and how many these are."""
+    total, count = 0, 0
+    for i in range(len(sizes)):
+        if mask >> i & 1:
+            total += sizes[i]
+            count += 1
+    return total, count
 
 
 @kernel

@@ -14,7 +14,7 @@ from balanceroute.kernels.discounted import (
     score_on,
 )
 from balanceroute.kernels.jit import kernel
-from balanceroute.kernels.subset import ENUMERATION_LIMIT, NONE, nearest_sums, trace_back
+from balanceroute.kernels.subset import ENUMERATION_LIMIT, NONE, nearest_sums, trace_back, weigh
 
 
 @kernel
@@ -35,11 +35,7 @@ def best_set_on(
         return trace_back(sums, within, NONE)
     best_mask, best_score = 0, 0.0
     for mask in range(1, 1 << len(sizes)):
-        tokens, count = 0, 0
-        for i in range(len(sizes)):
-            if mask >> i & 1:
-                tokens += sizes[i]
-                count += 1
+        tokens, count = weigh(mask, sizes)
         if count > max_requests or tokens > limit:
             continue
         score = score_on(curve, tokens)
@@ -67,11 +63,7 @@ def best_set_by_gain(
             highest += 1
         for k in range(len(margins)):
             added[mask, k] = added[mask ^ (1 << highest), k] + gains[seen[highest], k]
-        tokens, count = 0, 0
-        for i in range(len(sizes)):
-            if mask >> i & 1:
-                tokens += sizes[i]
-                count += 1
+        tokens, count = weigh(mask, sizes)
         if count > max_requests or tokens > limit:
             continue
         score = f_score_ahead(added[mask], margins, ahead.discounts, ahead.alpha, ahead.beta)

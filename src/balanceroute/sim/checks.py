@@ -57,22 +57,26 @@ def _check_known(workload: Workload) -> None:
             )
     if limits is not None:
         is_wrong = (limits != 0) & (limits < workload.output_tokens)
-        if is_wrong.any():
-            row = int(is_wrong.argmax())
-            raise ConfigError(
-                f"{name}: request {row + 1} has max_tokens {limits[row]} and "
-                f"{workload.output_tokens[row]} output tokens; write 0 for a limit that is not "
-                "known"
-            )
+        cure = "write 0 for a limit that is not known"
+        _refuse_first(is_wrong, workload, "max_tokens", "output", cure)
     if cached is not None:
         is_wrong = (cached < 0) | (cached >= workload.prompt_tokens)
-        if is_wrong.any():
-            row = int(is_wrong.argmax())
-            raise ConfigError(
-                f"{name}: request {row + 1} has cached_tokens {cached[row]} and "
-                f"{workload.prompt_tokens[row]} prompt tokens; at least 0 are cached, and at least "
-                "one is computed"
-            )
+        cure = "at least 0 are cached, and at least one is computed"
+        _refuse_first(is_wrong, workload, "cached_tokens", "prompt", cure)
+
+
+def _refuse_first(
+    is_wrong: NDArray[np.bool_], workload: Workload, column: str, kind: str, cure: str
+) -> None:
+    """Refuse the first wrong request, if any, by its column and its tokens of a kind."""
+    if not is_wrong.any():
+        return
+    row = int(is_wrong.argmax())
+    value, tokens = workload.columns[column][row], workload.columns[f"{kind}_tokens"][row]
+    raise ConfigError(
+        f"{workload.name}: request {row + 1} has {column} {value} and {tokens} {kind} tokens; "
+        f"{cure}"
+    )
 
 
 def _check_arrivals(workload: Workload) -> None:

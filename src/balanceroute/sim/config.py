@@ -10,6 +10,7 @@ from typing import Literal, get_args
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.errors import ConfigError
 from balanceroute.sim.gates import make_gate
+from balanceroute.sim.ranges import require_choice, require_range
 
 Arrivals = Literal["saturated", "trace", "poisson"]
 Start = Literal["stationary", "empty"]
@@ -173,15 +174,15 @@ class SimConfig:
 
     def __post_init__(self) -> None:
         self._check_counts()
-        _require_range("staleness", self.staleness_s, 0.0)
-        _require_range("delivery-time", self.delivery_s, 0.0)
-        _require_range("delivery-jitter", self.delivery_jitter_s, 0.0)
-        _require_range("prefill-time", self.prefill_s_per_token, 0.0)
-        _require_range("prefill-shared", self.prefill_shared, 0.0, 1.0)
-        _require_range("mixed-step-time", self.mixed_step_s, 0.0)
-        _require_choice("arrivals", self.arrivals, get_args(Arrivals))
-        _require_choice("binding", self.binding, (*get_args(BindingChoice), None))
-        _require_choice("start", self.start, (*get_args(Start), None))
+        require_range("staleness", self.staleness_s, 0.0)
+        require_range("delivery-time", self.delivery_s, 0.0)
+        require_range("delivery-jitter", self.delivery_jitter_s, 0.0)
+        require_range("prefill-time", self.prefill_s_per_token, 0.0)
+        require_range("prefill-shared", self.prefill_shared, 0.0, 1.0)
+        require_range("mixed-step-time", self.mixed_step_s, 0.0)
+        require_choice("arrivals", self.arrivals, get_args(Arrivals))
+        require_choice("binding", self.binding, (*get_args(BindingChoice), None))
+        require_choice("start", self.start, (*get_args(Start), None))
         self._check_speeds()
         self._check_prefill()
         self._check_gate()
@@ -288,16 +289,3 @@ class SimConfig:
         if self.binding is not None:
             return self.binding
         return "immediate" if natural == "immediate" and not self.is_saturated else "pooled"
-
-
-def _require_range(name: str, value: float, least: float, most: float = math.inf) -> None:
-    if math.isfinite(value) and least <= value <= most:
-        return
-    allowed = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-    raise ConfigError(f"--{name} must be a number {allowed}, got {value}")
-
-
-def _require_choice(name: str, value: str | None, allowed: tuple[str | None, ...]) -> None:
-    if value not in allowed:
-        names = ", ".join(choice for choice in allowed if choice is not None)
-        raise ConfigError(f"--{name} must be one of {names}, got {value!r}")

@@ -12,7 +12,7 @@ class Delivery:
     """When requests reach the ranks that they are sent to.
 
     Each takes `delivery_s`, and what chance adds to it. That a rank gets them in the order in which
-    they were sent is seen to where they arrive (`balanceroute.kernels.scheduler.deliver`).
+    they were sent is seen to where they arrive (`balanceroute.kernels.delivery.deliver`).
 
     Parameters
     ----------

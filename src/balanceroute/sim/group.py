@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.traits import NO_TRAITS, request_traits
-from balanceroute.kernels import lockstep
+from balanceroute.kernels import delivery, lockstep
+from balanceroute.kernels.costs import StepCost
 from balanceroute.kernels.ledger import Int64Array, RecordArray
-from balanceroute.kernels.lockstep import StepCost
-from balanceroute.kernels.logs import STEP_LOG, Log, SampleLog
-from balanceroute.kernels.scheduler import CLOCK, ENGINE, NONE, REQUEST_LOG, SEAT, Group
+from balanceroute.kernels.logs import REQUEST_LOG, STEP_LOG, Log, SampleLog
+from balanceroute.kernels.scheduler import CLOCK, ENGINE, NONE, SEAT, Group
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.delivery import AT_ONCE
 from balanceroute.sim.gates import gate_state
@@ -96,7 +96,7 @@ class SimGroup:
         """
         ends_s = self._clocks["end_s"][self._clocks["in_step"] == 1]
         end_s = float(ends_s.min()) if len(ends_s) > 0 else np.inf
-        _, arrives_s = lockstep.first_to_get(self._group)
+        _, arrives_s = delivery.first_to_get(self._group)
         next_s = min(end_s, float(arrives_s))
         return next_s if next_s < np.inf else 0.0
 
