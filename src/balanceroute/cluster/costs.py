@@ -55,3 +55,8 @@ class StepCosts:
     mixed_step_s: float = 0.0
     budget_tokens: int | None = None
     has_barrier: bool = True
+
+    @property
+    def own_prefill_s_per_token(self) -> float:
+        """Return the part of t_p that falls to the rank of the prompt, seconds per token."""
+        return (1.0 - self.prefill_shared) * self.prefill_s_per_token

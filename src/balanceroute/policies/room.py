@@ -6,7 +6,9 @@ import numpy as np
 
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.kernels.arrays import Int64Array
-from balanceroute.kernels.placing import Ranks, Waiting
+from balanceroute.kernels.placing import Ranks, Waiting, any_misfit
+
+NOBODY: Int64Array = np.zeros(0, np.int64)
 
 
 class Room:
@@ -37,6 +39,8 @@ class Room:
         """
         placed: list[tuple[int, int]] = []
         before, self._rank_of = self._rank_of, {}
+        if not before and not any_misfit(ranks, waiting, patience):
+            return NOBODY, NOBODY
         num_overdue = int(np.searchsorted(-waiting.waits, -patience))
         misfits = self._misfits(pool, ranks, num_overdue, before)
         if misfits and not view.is_immediate:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
 from balanceroute.kernels.arrays import BoolArray, Float64Array, Int64Array
 from balanceroute.kernels.level import plan_below_envelope
-from balanceroute.kernels.placing import NONE, Ranks, Waiting
-from balanceroute.kernels.release import Stall, Wave, released
+from balanceroute.kernels.placing import NONE, Ranks, Waiting, keep_reserve
+from balanceroute.kernels.release import Dealt, Terms, Work, now_and_later, release, work_of
 from balanceroute.kernels.spread import plan_spread
 from balanceroute.policies.holding import FreeSlots, Held, ReleasePace, StepPace
 from balanceroute.policies.pace import WaitPace
@@ -26,11 +25,12 @@ SHORT_STRENGTH, LEAST_STRENGTH = 1.0, 0.035
 SHORT_FACTOR = 2.0  # of `hold_prefills` while slots are short
 PLANS_PER_CORRECTION, CORRECTION = 32, 1.15  # of the strength, towards a target
 WEAKEST, STRONGEST = 0.01, 10.0
-PRIORITIES = (-10, 10)  # in powers of 2, by which the time held counts
 # Free slots for which requests are chosen, and pairs of a slot and a request that are looked at.
-MAX_CHOICES, MAX_PAIRS = 256, 32_768
+MAX_CHOICES, MAX_PAIRS = 256, 16_384
 
-Floats = NDArray[np.floating[Any]]
+NOTHING: Int64Array = np.zeros(0, np.int64)
+NO_TIMES: Float64Array = np.zeros(0)
+
 Placed = tuple[Int64Array, Int64Array]  # positions in the pool, and their ranks
 
 
@@ -70,31 +70,6 @@ class WaveSettings:
             )
 
 
-class Load:
-    """Seconds of work that ranks hold and requests bring, as the waves count them.
-
-    Attributes
-    ----------
-    prefill_s, decode_s : float64 array, shape (G,)
-        Of each rank at nominal speed: prompts still to be computed, all together, and what its
-        requests add to each step.
-    request_prefill_s, request_decode_s : float64 array, shape (N,)
-        The same of each waiting request.
-    """
-
-    def __init__(
-        self, view: GroupView, pool: PoolView, costs: StepCosts, pending_tokens: Float64Array
-    ) -> None:
-        own_s = (1.0 - costs.prefill_shared) * costs.prefill_s_per_token
-        kappa0, per_token_s = costs.kappa0_tokens, costs.s_per_token
-        self.own_s_per_token = own_s
-        self.prefill_s = own_s * pending_tokens
-        self.decode_s = per_token_s * (kappa0 * view.num_inflight_reqs + view.committed_tokens)
-        self.request_prefill_s = own_s * (pool.prompt_tokens - pool.cached_tokens)
-        self.request_decode_s = per_token_s * (kappa0 + pool.prompt_tokens)
-        self.speeds = np.ones(view.num_ranks) if view.speeds is None else view.speeds
-
-
 class Waves:
     """Deal waiting requests to ranks, and say which of them go now."""
 
@@ -126,17 +101,31 @@ class Waves:
         # that: what is oldest has all lengths, and dealt longest first it comes out level.
         chooses = is_short and num_wanted <= MAX_CHOICES
         pool = pool.oldest(max(num_wanted, MAX_PAIRS // num_wanted) if chooses else num_wanted)
-        load = Load(view, pool, costs, self._pending_tokens(view, costs))
+        work = self._work(view, pool, costs)
         mean_wait_s = self._waits.mean_wait_s(num_waiting=num_waiting, num_ranks=view.num_ranks)
         waits = (view.now_s - pool.arrival_s) / mean_wait_s
-        placed, in_room = self._deal(view, pool, load, waits, chooses=chooses)
+        placed, in_room = self._deal(view, pool, work, waits, costs, chooses=chooses)
         if len(placed[0]) > 0 and not view.is_immediate:
             num_short = num_wanted if is_short else 0
-            is_now = self._released(view, pool, costs, load, placed, num_short)
+            is_now = self._released(view, pool, costs, work, placed, num_short)
             placed = placed[0][is_now], placed[1][is_now]
         requests = np.concatenate([in_room[0], placed[0]])
-        self._note(view, num_waiting, load, requests)
+        self._note(view, num_waiting, work, requests)
         return requests, np.concatenate([in_room[1], placed[1]])
+
+    def _work(self, view: GroupView, pool: PoolView, costs: StepCosts) -> Work:
+        pending_tokens = self._pending_tokens(view, costs)
+        cached_tokens = NOTHING if pool.traits is None else pool.cached_tokens.copy()
+        return work_of(
+            pending_tokens,
+            view.committed_tokens,
+            view.num_inflight_reqs,
+            np.ascontiguousarray(pool.prompt_tokens),
+            cached_tokens,
+            costs.own_prefill_s_per_token,
+            costs.s_per_token,
+            costs.kappa0_tokens,
+        )
 
     def _pending_tokens(self, view: GroupView, costs: StepCosts) -> Float64Array:
         """Return the prompt tokens still to be computed when the plan lands."""
@@ -152,8 +141,9 @@ class Waves:
         self,
         view: GroupView,
         pool: PoolView,
-        load: Load,
+        work: Work,
         waits: Float64Array,
+        costs: StepCosts,
         *,
         chooses: bool,
     ) -> tuple[Placed, Placed]:
@@ -164,17 +154,10 @@ class Waves:
 
         Also returns those for which a rank has been emptied: they are not dealt, and are not held.
         """
-        settings = self._settings
-        unit, num_steps = load.own_s_per_token, self._releases.steps_per_refill(view.num_ranks)
-        now = (load.prefill_s + load.decode_s) / unit
-        later = num_steps / unit * load.decode_s
-        request_now = (load.request_prefill_s + load.request_decode_s) / unit
-        request_later = num_steps / unit * load.request_decode_s
-        if chooses:
-            loads, gains = _columns(now, later), _columns(request_now, request_later)
-        else:
-            loads, gains = (now + later)[:, None], (request_now + request_later)[:, None]
-        ranks, waiting = self._ranks(view, load, loads), self._waiting(pool, gains, waits)
+        settings, unit_s = self._settings, costs.own_prefill_s_per_token
+        num_steps = self._releases.steps_per_refill(view.num_ranks)
+        loads, gains = now_and_later(work, unit_s, num_steps, chooses)
+        ranks, waiting = self._ranks(view, loads), self._waiting(pool, gains, waits)
         in_room = self._room.make(view, pool, ranks, waiting, settings.patience)
         if chooses:
             placed = plan_below_envelope(
@@ -186,13 +169,12 @@ class Waves:
         by_age = np.argsort(requests)
         return (requests[by_age], places[by_age]), in_room
 
-    def _ranks(self, view: GroupView, load: Load, loads: Float64Array) -> Ranks:
+    def _ranks(self, view: GroupView, loads: Float64Array) -> Ranks:
         free_kv = view.free_kv_tokens
         if not view.is_immediate and view.num_running_reqs.any():
-            reserve = self._settings.kv_reserve * view.kv_capacity_tokens
-            free_kv = np.maximum(free_kv - reserve.astype(np.int64), 0)
-        work = loads[:, 0] / load.speeds
-        return Ranks(loads, work, load.speeds, view.max_sends.copy(), free_kv)
+            keep_reserve(free_kv, view.kv_capacity_tokens, self._settings.kv_reserve)
+        speeds = _speeds(view)
+        return Ranks(loads, loads[:, 0] / speeds, speeds, view.max_sends.copy(), free_kv)
 
     def _waiting(self, pool: PoolView, gains: Float64Array, waits: Float64Array) -> Waiting:
         is_taken = np.zeros(len(pool), np.int64)
@@ -207,51 +189,44 @@ class Waves:
         view: GroupView,
         pool: PoolView,
         costs: StepCosts,
-        load: Load,
+        work: Work,
         placed: Placed,
         num_short: int,
     ) -> BoolArray:
         """Return which of the requests dealt go now; `num_short` slots are free, if too few are."""
-        requests, places = placed
-        is_short = num_short > 0
-        held_s = self._held.seconds(pool.ids[requests], view.now_s)
-        if pool.traits is not None:
-            held_s *= 2.0 ** -np.clip(pool.priorities[requests], *PRIORITIES)
-        speeds = load.speeds[places]
-        prefill_s = load.request_prefill_s[requests] / speeds
-        decode_s = load.request_decode_s[requests] / speeds
-        work_s = (load.prefill_s + load.decode_s) / load.speeds
-        is_late = held_s > self._hold_limit_s(view.num_ranks, prefill_s, is_short=is_short)
-        if self._settings.ttft_target_s is not None:
-            left_s = self._settings.ttft_target_s - (view.now_s - pool.arrival_s[requests])
-            left_s -= work_s[places] + prefill_s + decode_s + costs.constant_s
-            is_late |= (left_s > 0.0) & (left_s < self._steps.step_s)
-        slots_s = self._free_slots.seconds(num_short, view.now_s)
-        stall = Stall(
-            work_s,
-            load.prefill_s / load.speeds,
-            load.own_s_per_token * (costs.budget_tokens or 1),
+        requests, ranks = placed
+        is_short, target_s = num_short > 0, self._settings.ttft_target_s
+        age_s = NO_TIMES if target_s is None else view.now_s - pool.arrival_s[requests]
+        dealt = Dealt(
+            requests,
+            ranks,
+            self._held.seconds(pool.ids[requests], view.now_s),
+            np.zeros_like(requests) if pool.traits is None else pool.priorities[requests],
+            NO_TIMES if target_s is None else target_s - age_s,
+            self._free_slots.seconds(num_short, view.now_s),
+        )
+        terms = Terms(
+            _speeds(view),
+            costs.own_prefill_s_per_token * (costs.budget_tokens or 1),
             costs.mixed_step_s,
+            costs.constant_s,
+            self._steps.step_s,
             int(view.num_running_reqs.sum()),
             self._strength_now(is_short=is_short),
+            self._settings.hold_s,
+            self._hold_prefills(view.num_ranks, is_short=is_short),
         )
-        is_now = released(
-            Wave(places, prefill_s, decode_s, slots_s if is_short else held_s, is_late, is_short),
-            stall,
-        )
+        is_now = release(work, dealt, terms)
         self._free_slots.fill(int(is_now.sum()))
         return is_now
 
-    def _hold_limit_s(
-        self, num_ranks: int, prefill_s: Float64Array, *, is_short: bool
-    ) -> Float64Array:
-        """Return for how long each request may be held: longer if it may share its wave.
+    def _hold_prefills(self, num_ranks: int, *, is_short: bool) -> float:
+        """Return for how many times its prefill a request may be held: more if it may share a wave.
 
-        And longer while slots are short, for its slot does not stay empty: others are dealt to it.
+        And more while slots are short, for its slot does not stay empty: others are dealt to it.
         """
         company = min(1.0, num_ranks * self._releases.prefill_share)
-        num_prefills = self._settings.hold_prefills * (SHORT_FACTOR if is_short else 1.0)
-        return self._settings.hold_s + num_prefills * company * prefill_s
+        return self._settings.hold_prefills * (SHORT_FACTOR if is_short else 1.0) * company
 
     def _strength_now(self, *, is_short: bool) -> float:
         settings = self._settings
@@ -273,9 +248,9 @@ class Waves:
             self._strength = min(max(strength, WEAKEST), STRONGEST)
         return self._strength
 
-    def _note(self, view: GroupView, num_waiting: int, load: Load, requests: Int64Array) -> None:
+    def _note(self, view: GroupView, num_waiting: int, work: Work, requests: Int64Array) -> None:
         self._waits.note(view.now_s, num_placed=len(requests), num_waiting=num_waiting)
-        prefill_s = float(load.request_prefill_s[requests].sum()) / view.num_ranks
+        prefill_s = float(work.request_prefill_s[requests].sum()) / view.num_ranks
         self._releases.note(
             view.now_s, self._steps.step, num_requests=len(requests), prefill_s=prefill_s
         )
@@ -288,11 +263,8 @@ def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
     return costs.prefill_s_per_token > 0.0 and costs.prefill_shared < 1.0
 
 
-def _columns(left: Floats, right: Floats) -> Float64Array:
-    """Return two columns side by side; `numpy.stack` takes several times as long for small ones."""
-    columns = np.empty((len(left), 2))
-    columns[:, 0], columns[:, 1] = left, right
-    return columns
+def _speeds(view: GroupView) -> Float64Array:
+    return np.ones(view.num_ranks) if view.speeds is None else view.speeds
 
 
 def _nobody() -> Placed:
