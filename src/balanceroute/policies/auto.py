@@ -144,7 +144,7 @@ class BrAuto:
         self, view: GroupView, pool: PoolView, gains: Float64Array | None
     ) -> tuple[Int64Array, Int64Array]:
         """Choose among the waiting requests, since some have to wait on."""
-        if self._projection is None:
+        if self._projection is None or not self._looks_ahead:
             loads = view.committed_tokens.astype(np.float64)[:, None]
             gains = self._present_gains(view, pool)
         else:
@@ -232,7 +232,8 @@ class BrAuto:
     def _ranks(self, view: GroupView, loads: Float64Array) -> Ranks:
         speeds = np.ones(view.num_ranks)
         if self._has_time_load:
-            loads += view.kappa0_tokens * view.num_inflight_reqs[:, None]
+            if view.kappa0_tokens > 0.0:
+                loads += view.kappa0_tokens * view.num_inflight_reqs[:, None]
             speeds = speeds if view.speeds is None else view.speeds
         work = loads[:, 0] / speeds
         return Ranks(loads, work, speeds, view.max_sends.copy(), view.free_kv_tokens.copy())

@@ -12,7 +12,7 @@ from balanceroute.kernels import dropouts, project
 from balanceroute.kernels.arrays import Float64Array, Int64Array, RecordArray
 from balanceroute.kernels.project import FOLLOWED, NONE, Projected
 from balanceroute.policies.following import (
-    followed_ends,
+    follow,
     requests_in_flight,
     teach_ages,
     teach_ends,
@@ -154,7 +154,7 @@ class HardOutlook:
             raise ConfigError("this view shows no requests; set follows_requests on the policy")
         self._reserve(len(view.entries), view.num_ranks)
         dropouts.leave_ended(self._dropouts, view.events)
-        teach_ends(self._classifier, [followed_ends(self._projected, view.events)])
+        teach_ends(self._classifier, [follow(self._projected, view.events)])
         due = project.due_handles(self._projected, view.clocks)
         if len(due) > 0:
             self._look_at(due, view.entries[due], view.ages_tokens(due), view.clocks)

@@ -14,7 +14,7 @@ from balanceroute.kernels.arrays import Float64Array, Int64Array, RecordArray
 from balanceroute.kernels.project import FOLLOWED, NONE, Projected
 from balanceroute.policies.following import (
     Lesson,
-    followed_ends,
+    follow,
     requests_in_flight,
     requests_waiting,
     teach_ages,
@@ -85,7 +85,7 @@ class Projection:
             raise ConfigError(NO_REQUESTS)
         self._reserve(len(view.entries), view.num_ranks)
         if len(view.events) > 0:
-            self._lessons.append(followed_ends(self._state, view.events))
+            self._lessons.append(follow(self._state, view.events))
 
     def teach(self) -> int:
         """Teach the classifier the ends noted since the last time, and return how many there are.
