@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
+from balanceroute.cluster.events import NO_EVENTS, events_of, join_events
+from balanceroute.cluster.recount import recount
 from balanceroute.errors import ConfigError
 from balanceroute.kernels import ages
 from balanceroute.kernels import ledger as kernels
@@ -20,20 +20,7 @@ from balanceroute.kernels.ledger import (
 )
 
 UNLIMITED_TOKENS = 1 << 62  # stands for "no KV limit" in int64 arithmetic
-NO_EVENTS: RecordArray = np.zeros(0, REQUEST_EVENT)
 FEWEST_EVENT_ROWS = 64
-
-
-def join_events(parts: Sequence[RecordArray]) -> RecordArray:
-    """Return the events of all parts, in order, as an array of their own.
-
-    Joined as bytes: NumPy takes ten times as long to join records.
-    """
-    if not parts:
-        return NO_EVENTS
-    joined = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts])
-    events: RecordArray = joined.view(REQUEST_EVENT)
-    return events
 
 
 class Ledger:
@@ -107,6 +94,16 @@ class Ledger:
     def keeps_events(self) -> bool:
         """Tell whether `take_events` has something to give."""
         return len(self.accounts.events) > 0
+
+    def add_rank(self) -> None:
+        """Open accounts for one more rank, the last one."""
+        ranks = np.zeros(self.num_ranks + 1, RANK_ACCOUNT)
+        ranks[:-1] = self.accounts.ranks
+        self.accounts = self.accounts._replace(ranks=ranks)
+
+    def retold_events(self) -> RecordArray:
+        """Return what would tell of all requests in flight to one who has heard of none."""
+        return events_of(self.accounts.entries)
 
     def reserve(self, num_requests: int) -> None:
         """Make room for `num_requests` more requests in flight."""
@@ -210,12 +207,12 @@ class Ledger:
 
     def start(self, handle: int) -> None:
         """Book that a waiting request got a slot; what is cached of its prompt is resident then."""
-        self._expect(handle, kernels.WAITING)
+        self.expect(handle, kernels.WAITING)
         kernels.start(self.accounts, handle)
 
     def prefill(self, handle: int, num_tokens: int) -> None:
         """Book `num_tokens` of a started request as resident; with the last one it decodes."""
-        self._expect(handle, kernels.PREFILLING)
+        self.expect(handle, kernels.PREFILLING)
         due_tokens = int(self.accounts.entries["due_tokens"][handle])
         if not 1 <= num_tokens <= due_tokens:
             raise ConfigError(f"num_tokens must be in 1..{due_tokens}, got {num_tokens}")
@@ -223,7 +220,7 @@ class Ledger:
 
     def grow(self, handle: int, num_tokens: int = 1) -> None:
         """Book output tokens of one decoding request."""
-        self._expect(handle, kernels.DECODING)
+        self.expect(handle, kernels.DECODING)
         if num_tokens < 0:
             raise ConfigError(f"num_tokens must be at least 0, got {num_tokens}")
         kernels.grow(self.accounts, handle, num_tokens)
@@ -235,24 +232,24 @@ class Ledger:
 
     def preempt(self, handle: int) -> None:
         """Book that a running request lost its slot and tokens and waits to be recomputed."""
-        self._expect(handle, kernels.PREFILLING, kernels.DECODING)
+        self.expect(handle, kernels.PREFILLING, kernels.DECODING)
         self.reserve_events(1)
         kernels.preempt(self.accounts, handle)
 
     def finish(self, handle: int, *, has_completed: bool = True) -> None:
         """Close the account of a request that ended, or was aborted (`has_completed` False)."""
-        self._expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
+        self.expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
         self.reserve_events(1)
         kernels.finish(self.accounts, handle, int(has_completed))
 
     def resident_tokens(self, handle: int) -> int:
         """Return the KV tokens that a request holds on its rank."""
-        self._expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
+        self.expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
         return int(kernels.resident_tokens(self.accounts, handle))
 
     def age_tokens(self, handle: int) -> int:
         """Return the output tokens that a request has so far."""
-        self._expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
+        self.expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
         entry = self.accounts.entries[handle]
         return int(ages.age_tokens(entry, int(self.ranks["clock"][entry["rank"]])))
 
@@ -261,29 +258,14 @@ class Ledger:
 
         `clock` and `generated_tokens` are counters of what happened and are returned as they are.
         """
-        fresh = np.zeros(self.num_ranks, RANK_ACCOUNT)
-        for counter in ("clock", "generated_tokens"):
-            fresh[counter] = self.ranks[counter]
-        entries = self.accounts.entries
-        for entry in entries[entries["state"] != kernels.FREE]:
-            there = fresh[entry["rank"]]
-            there["due_tokens"] += entry["due_tokens"]
-            if entry["state"] == kernels.WAITING:
-                there["num_waiting"] += 1
-                continue
-            there["num_running"] += 1
-            there["prompt_tokens"] += entry["prompt_tokens"]
-            there["load_tokens"] += entry["base_tokens"]
-            if entry["state"] == kernels.DECODING:
-                there["num_decoding"] += 1
-                there["load_tokens"] += there["clock"]
-        return fresh
+        return recount(self.accounts)
 
     def _expect_rank(self, rank: int) -> None:
         if not 0 <= rank < self.num_ranks:
             raise ConfigError(f"rank must be in 0..{self.num_ranks - 1}, got {rank}")
 
-    def _expect(self, handle: int, *states: int) -> None:
+    def expect(self, handle: int, *states: int) -> None:
+        """Raise `ConfigError` unless a request is in one of these states."""
         names = ["free", "waiting", "prefilling", "decoding"]
         is_known = 0 <= handle < self.capacity
         state = int(self.accounts.entries["state"][handle]) if is_known else kernels.FREE

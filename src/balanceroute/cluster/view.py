@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.cluster.ledger import NO_EVENTS, UNLIMITED_TOKENS
+from balanceroute.cluster.events import NO_EVENTS
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS
 from balanceroute.cluster.traits import Integers, request_traits
 from balanceroute.errors import ConfigError
 from balanceroute.kernels.ages import ages_tokens
@@ -89,6 +90,8 @@ class GroupView:
         kappa0_tokens: float = 0.0,
         speeds: NDArray[np.float64] | None = None,
         costs: StepCosts | None = None,
+        entries: RecordArray | None = None,
+        events: RecordArray = NO_EVENTS,
     ) -> GroupView:
         """Return the view that a ledger's accounts give.
 
@@ -97,8 +100,10 @@ class GroupView:
         seen, actual : RANK_ACCOUNT array, shape (G,)
             The accounts as the router was last told, and as they are: requests in flight are
             counted from the latter. The same array twice if nothing is stale.
-        now_s, is_immediate, num_slots, kv_capacity_tokens, kappa0_tokens, speeds, costs
+        now_s, is_immediate, num_slots, kv_capacity_tokens, kappa0_tokens, speeds, costs, entries
             As the attributes.
+        events
+            As the attribute, with `entries`.
         """
         return GroupView(
             now_s=now_s,
@@ -115,7 +120,9 @@ class GroupView:
             kappa0_tokens=kappa0_tokens,
             speeds=speeds,
             costs=costs,
-            events=NO_EVENTS,
+            entries=entries,
+            clocks=None if entries is None else seen["clock"],
+            events=events,
         )
 
     def with_requests(

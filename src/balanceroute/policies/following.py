@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from balanceroute.cluster.ledger import join_events
+from balanceroute.cluster.events import join_events
 from balanceroute.cluster.view import PoolView
 from balanceroute.kernels.arrays import Int64Array, RecordArray
 from balanceroute.kernels.project import NONE, Projected, apply_events, last_reports

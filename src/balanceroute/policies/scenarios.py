@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.cluster.ledger import NO_EVENTS, UNLIMITED_TOKENS, Ledger
+from balanceroute.cluster.events import NO_EVENTS
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.pool import Pool
 from balanceroute.cluster.traits import request_traits
 from balanceroute.cluster.view import GroupView, add_sends

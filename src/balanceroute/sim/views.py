@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.cluster.ledger import Ledger, join_events
+from balanceroute.cluster.events import join_events
+from balanceroute.cluster.ledger import Ledger
 from balanceroute.cluster.view import GroupView, add_sends
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 
