@@ -1,0 +1,1 @@
+"""A server that behaves like vLLM with data-parallel ranks in lockstep, without a GPU."""
