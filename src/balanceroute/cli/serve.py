@@ -1,0 +1,165 @@
+"""`balanceroute serve`: the router in front of a group's ranks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from balanceroute.cli.simulate import option
+from balanceroute.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from balanceroute.cluster.costs import StepCosts
+    from balanceroute.live.app import Router
+    from balanceroute.live.config import ServeConfig
+
+# aiohttp, NumPy and Numba are imported inside the command, so that --help stays instant.
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+API_KEYS, ADMIN_TOKEN = "BALANCEROUTE_API_KEYS", "BALANCEROUTE_ADMIN_TOKEN"
+
+
+def serve(
+    more_urls: Annotated[
+        list[str] | None, typer.Argument(metavar="[URL]...", help="More of --worker-urls.")
+    ] = None,
+    worker_urls: Annotated[
+        list[str] | None,
+        option("One per rank: http://host:port, or http://host:port@rank behind one port."),
+    ] = None,
+    config: Annotated[
+        Path | None, option("YAML file with these settings; flags go before it.")
+    ] = None,
+    intra_node_data_parallel_size: Annotated[
+        int | None, option("Ranks behind each URL that names none; else 1.")
+    ] = None,
+    rank_field: Annotated[
+        str | None, option("How a rank is named: header (vLLM), body (SGLang) or none.")
+    ] = None,
+    prefill_urls: Annotated[
+        list[str] | None, option("Servers that compute prompts first; may be repeated.")
+    ] = None,
+    policy: Annotated[str | None, option("NAME[,key=value…]; else br_auto.")] = None,
+    seed: Annotated[int | None, option("Seed of the policy's chance; else 0.")] = None,
+    binding: Annotated[str | None, option("pooled or immediate; else as the policy does.")] = None,
+    slots: Annotated[
+        int | None, option("Requests that a rank runs together; else learned from its queue.")
+    ] = None,
+    kv_tokens: Annotated[
+        int | None, option("KV tokens per rank; else as the engine tells.")
+    ] = None,
+    barrier: Annotated[
+        bool | None, option("Whether the ranks step, and fail, together.", "--barrier/--no-barrier")
+    ] = None,
+    step_time: Annotated[
+        str | None, option("What a step costs, as for simulate; else unknown.")
+    ] = None,
+    prefill_budget: Annotated[
+        int | None, option("Tokens per rank and step where ranks prefill too; else decode-only.")
+    ] = None,
+    prefill_time: Annotated[float | None, option("Seconds per prompt token computed.")] = None,
+    host: Annotated[str | None, option("Where to listen; else 127.0.0.1.")] = None,
+    port: Annotated[int | None, option("0 takes a free one; else 30000.")] = None,
+    request_timeout_secs: Annotated[float | None, option("For a whole answer; else 1800.")] = None,
+    queue_size: Annotated[int | None, option("Requests that may wait; else 4096.")] = None,
+    queue_timeout_secs: Annotated[float | None, option("How long; else 600.")] = None,
+    retry_max_attempts: Annotated[int | None, option("Sends of one request; else 3.")] = None,
+    health_check_interval_secs: Annotated[float | None, option("Else 2.")] = None,
+    health_check_timeout_secs: Annotated[float | None, option("Else 2.")] = None,
+    health_check_endpoint: Annotated[str | None, option("Else /health.")] = None,
+    health_failure_threshold: Annotated[int | None, option("Failures in a row; else 2.")] = None,
+    health_success_threshold: Annotated[int | None, option("Successes in a row; else 1.")] = None,
+    admin_port: Annotated[
+        int | None, option("Where administrators change the router; else nowhere.")
+    ] = None,
+    log_level: Annotated[str, option("debug, info, warning or error.")] = "info",
+) -> None:
+    """Route OpenAI requests to the ranks of a group so that the ranks stay level.
+
+    Keys that clients must show are read from BALANCEROUTE_API_KEYS, separated by commas.
+    """
+    flags = dict(locals())
+    del flags["config"], flags["log_level"], flags["more_urls"]
+    flags["worker_urls"] = [*(worker_urls or []), *(more_urls or [])] or None
+    if keys := [key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip()]:
+        flags["api_keys"] = keys
+    flags["admin_token"] = os.environ.get(ADMIN_TOKEN) or None
+    try:
+        from balanceroute.live.config import read_config
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"serve needs {error.name}; install it with: pip install 'balanceroute[serve]'"
+        ) from error
+    reread = partial(read_config, config, flags)
+    settings = reread()
+    logging.basicConfig(level=_level(log_level), format="%(asctime)s %(levelname)s %(message)s")
+    serving = _serve(settings, reread if config is not None else None)
+    if sys.platform == "win32":
+        asyncio.run(serving)
+        return
+    import uvloop
+
+    uvloop.run(serving)
+
+
+def _level(name: str) -> str:
+    if name.upper() not in LEVELS:
+        raise ConfigError(f"--log-level must be one of {', '.join(LEVELS).lower()}, got {name!r}")
+    return name.upper()
+
+
+def _costs(settings: ServeConfig) -> StepCosts | None:
+    """Return what a step costs, if the settings say so."""
+    if settings.step_time is None:
+        return None
+    from balanceroute.sim.config import SimConfig, StepTime
+
+    return SimConfig(
+        step_time=StepTime.parse(settings.step_time, num_slots=settings.slots or 1),
+        num_ranks=len(settings.addresses),
+        num_slots=settings.slots or 1,
+        has_barrier=settings.barrier,
+        prefill_budget_tokens=settings.prefill_budget,
+        prefill_s_per_token=settings.prefill_time,
+        prefill_shared=settings.prefill_shared,
+        mixed_step_s=settings.mixed_step_time,
+    ).costs
+
+
+async def _serve(settings: ServeConfig, reread: Callable[[], ServeConfig] | None) -> None:
+    """Serve until a signal asks to stop; streams that have begun are brought to their end."""
+    from balanceroute.live.app import running_router
+    from balanceroute.live.warm import warm
+
+    costs, stop, loop = _costs(settings), asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    warm(settings.policy, num_ranks=len(settings.addresses), costs=costs)
+    async with running_router(settings, costs, reread) as (router, port):
+        if reread is not None and hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, _reload, router, reread)
+        typer.echo(
+            f"balanceroute: {settings.policy} in front of {router.group.num_ranks} ranks "
+            f"on http://{settings.host}:{port}"
+        )
+        sys.stdout.flush()
+        await stop.wait()
+
+
+def _reload(router: Router, reread: Callable[[], ServeConfig]) -> None:
+    """Put the settings in force that the file holds now, or say why not."""
+    try:
+        router.parts.reload(reread())
+    except ConfigError as error:
+        logging.getLogger(__name__).error("the settings stay as they are: %s", error)
+    else:
+        logging.getLogger(__name__).warning("new settings are in force")

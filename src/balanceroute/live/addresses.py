@@ -1,0 +1,86 @@
+"""Where the ranks are: URLs as operators write them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from balanceroute.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class RankAddress:
+    """Where one rank takes requests.
+
+    Attributes
+    ----------
+    url : str
+        Scheme, host and port.
+    rank : int or None
+        Its number there, if several share the URL.
+    """
+
+    url: str
+    rank: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Return the address as it is written in the settings."""
+        return self.url if self.rank is None else f"{self.url}@{self.rank}"
+
+
+def rank_addresses(urls: Sequence[str], *, ranks_per_url: int = 1) -> list[RankAddress]:
+    """Return one address per rank, in the order in which the ranks are numbered.
+
+    Parameters
+    ----------
+    urls : sequence of str
+        ``http://host:port`` or ``http://host:port@rank``.
+    ranks_per_url : int
+        What a URL that names no rank stands for, at least 1.
+
+    Raises
+    ------
+    ConfigError
+        If a URL is not one, or a rank is named twice.
+
+    Examples
+    --------
+    >>> [address.name for address in rank_addresses(["http://a:8000"], ranks_per_url=2)]
+    ['http://a:8000@0', 'http://a:8000@1']
+    >>> rank_addresses(["http://a:8000@3"])
+    [RankAddress(url='http://a:8000', rank=3)]
+    """
+    addresses = []
+    for text in urls:
+        base, at, number = text.rpartition("@")
+        if not at:
+            base = text
+        _expect_url(text, base)
+        base = base.rstrip("/")
+        if at:
+            if not number.isdecimal():
+                raise ConfigError(f"worker URL {text!r}: the rank after @ must be a number")
+            addresses.append(RankAddress(base, int(number)))
+        elif ranks_per_url == 1:
+            addresses.append(RankAddress(base))
+        else:
+            addresses += [RankAddress(base, rank) for rank in range(ranks_per_url)]
+    for address in addresses:
+        if addresses.count(address) > 1:
+            raise ConfigError(f"worker URL {address.name!r} is given twice")
+    return addresses
+
+
+def _expect_url(text: str, base: str) -> None:
+    example = "use http://host:port, or http://host:port@rank"
+    try:
+        parts = urlsplit(base)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"worker URL {text!r}: {error}; {example}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"worker URL {text!r} has no scheme or host; {example}")
+    if parts.username is not None or parts.query or parts.fragment or port == 0:
+        raise ConfigError(f"worker URL {text!r} has parts that are not used; {example}")

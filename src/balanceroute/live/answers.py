@@ -1,0 +1,63 @@
+"""The router's own answers, in the form that OpenAI's clients and vLLM's users know."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+RETRY_AFTER_S = 1
+JSON = "application/json"
+DROP_REASON = "x-balanceroute-dropped-reason"
+
+
+class Refusal(Exception):  # noqa: N818  # an answer, not a fault of ours
+    """A request gets this answer instead of one from an engine.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status.
+    message : str
+        What was wrong, and the cure.
+    reason : str
+        Why, in one word, for headers and metrics.
+    """
+
+    def __init__(self, status: int, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.status, self.message, self.reason = status, message, reason
+
+    def response(self) -> web.Response:
+        """Return the answer."""
+        headers = {DROP_REASON: self.reason}
+        if self.status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+            headers["Retry-After"] = str(RETRY_AFTER_S)
+        return json_response(error_body(self.status, self.message), self.status, headers)
+
+    def event(self) -> bytes:
+        """Return the same for a stream that has begun."""
+        return b"data: " + msgspec.json.encode(error_body(self.status, self.message)) + b"\n\n"
+
+
+def error_body(status: int, message: str) -> dict[str, Any]:
+    """Return an error as vLLM words it: its code is the HTTP status.
+
+    Examples
+    --------
+    >>> error_body(404, "no such model")["error"]["type"]
+    'NotFoundError'
+    """
+    kinds = {400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError"}
+    kind = kinds.get(status, HTTPStatus(status).phrase.title().replace(" ", "") + "Error")
+    return {"error": {"message": message, "type": kind, "param": None, "code": status}}
+
+
+def json_response(
+    value: object, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """Return a JSON answer."""
+    body = msgspec.json.encode(value)
+    return web.Response(body=body, status=status, headers=headers, content_type=JSON)

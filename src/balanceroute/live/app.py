@@ -1,0 +1,185 @@
+"""The router as an HTTP server: its paths, its background work, start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from balanceroute import __version__
+from balanceroute.cluster.costs import StepCosts
+from balanceroute.errors import ConfigError
+from balanceroute.live.admin import Admin, workers
+from balanceroute.live.answers import Refusal, json_response
+from balanceroute.live.config import ServeConfig
+from balanceroute.live.parts import Parts
+from balanceroute.live.proxy import Proxy
+from balanceroute.live.upstream import answer_headers, open_session, request_headers
+from balanceroute.live.watch import Watch
+from balanceroute.live.wire import PATHS
+
+SHUTDOWN_S = 30.0
+CONTINUE, BACKLOG = "100-continue", 1024
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+class Router:
+    """A running router; make it with `running_router`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts, self.group, self.health = parts, parts.group, parts.health
+        self.meters, self.watch = parts.meters, Watch(parts)
+        proxy = Proxy(parts)
+        self._paths: dict[tuple[str, str], Handler] = {
+            ("GET", "/health"): self._liveness,
+            ("GET", "/liveness"): self._liveness,
+            ("GET", "/readiness"): self._readiness,
+            ("GET", "/metrics"): self._metrics,
+            ("GET", "/workers"): self._workers,
+            ("GET", "/version"): self._version,
+        }
+        self._paths.update({("POST", path): proxy.generate for path in PATHS})
+        self._next_rank = 0
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer any request."""
+        handler = self._paths.get((request.method, request.path), self._pass_through)
+        if request.headers.get("Expect", "").lower() == CONTINUE and request.transport is not None:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            if self.parts.config.api_keys and handler not in (self._liveness, self._readiness):
+                self._expect_key(request)
+            answer = await handler(request)
+        except Refusal as refusal:
+            answer = self._refuse(refusal)
+        except web.HTTPException as error:  # a body beyond the limit
+            answer = self._refuse(Refusal(error.status, error.text or error.reason, "bad_request"))
+        self.meters.requests.labels(str(answer.status)).inc()
+        return answer
+
+    def _refuse(self, refusal: Refusal) -> web.Response:
+        self.meters.dropped.labels(refusal.reason).inc()
+        return refusal.response()
+
+    def _expect_key(self, request: web.BaseRequest) -> None:
+        scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
+        key = shown.strip().encode() if scheme.lower() == "bearer" else b""
+        # All are compared, so that the time taken tells nothing.
+        known_keys = self.parts.config.api_keys
+        matches = [hmac.compare_digest(key, known.encode()) for known in known_keys]
+        if not any(matches):
+            raise Refusal(401, "a key is needed, as `Authorization: Bearer KEY`", "unauthorized")
+
+    async def _liveness(self, _: web.BaseRequest) -> web.StreamResponse:
+        return json_response({"status": "ok"})
+
+    async def _readiness(self, _: web.BaseRequest) -> web.StreamResponse:
+        is_open = self.health.is_open
+        return json_response(
+            {"status": "ready" if any(is_open) else "no rank is fit", "open": is_open},
+            200 if any(is_open) else 503,
+        )
+
+    async def _version(self, _: web.BaseRequest) -> web.StreamResponse:
+        return json_response({"version": __version__})
+
+    async def _metrics(self, _: web.BaseRequest) -> web.StreamResponse:
+        text = self.meters.text()
+        return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def _workers(self, _: web.BaseRequest) -> web.StreamResponse:
+        return json_response(workers(self.parts))
+
+    async def _pass_through(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer what makes no load with the next rank that is open."""
+        is_open = self.health.is_open
+        if not any(is_open):
+            raise Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
+        self._next_rank = (self._next_rank + 1) % len(is_open)
+        while not is_open[self._next_rank]:
+            self._next_rank = (self._next_rank + 1) % len(is_open)
+        address = self.parts.addresses[self._next_rank]
+        headers = request_headers(request.headers, keeps_secrets=not self.parts.config.api_keys)
+        try:
+            async with self.parts.session.request(
+                request.method,
+                f"{address.url}{request.path_qs}",
+                data=await request.read(),
+                headers=headers,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=self.parts.config.request_timeout_secs),
+            ) as upstream:
+                body = await upstream.read()
+                return web.Response(
+                    body=body, status=upstream.status, headers=answer_headers(upstream.headers)
+                )
+        except TimeoutError as error:
+            raise Refusal(504, f"{address.name} gives no answer", "request_timeout") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Refusal(502, f"{address.name}: {error}", "upstream_unreachable") from error
+
+
+@contextlib.asynccontextmanager
+async def running_router(
+    config: ServeConfig,
+    costs: StepCosts | None = None,
+    reread: Callable[[], ServeConfig] | None = None,
+) -> AsyncIterator[tuple[Router, int]]:
+    """Run a router, and give it with the port that it listens on.
+
+    Parameters
+    ----------
+    config, costs
+        The settings, and what a step costs if that is known.
+    reread : callable or None
+        Returns the settings as they are written now, for a reload.
+
+    Raises
+    ------
+    ConfigError
+        If a port is taken, or the engines are not what the settings say.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(open_session())
+        parts = Parts.of(config, costs, session)
+        stack.callback(parts.planner.stop)
+        router = Router(parts)
+        stack.push_async_callback(router.watch.stop)
+        await router.watch.start()
+        if config.admin_port is not None:
+            admin = web.AppRunner(Admin(parts, reread).app(), access_log=None)
+            await _listen(stack, admin, config.host, config.admin_port)
+        factory = partial(_make_request, max_body_bytes=config.max_body_bytes)
+        server = web.Server(router.handle, request_factory=factory, handler_cancellation=True)
+        runner = web.ServerRunner(server, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        yield router, await _listen(stack, runner, config.host, config.port)
+
+
+async def _listen(
+    stack: contextlib.AsyncExitStack, runner: web.BaseRunner, host: str, port: int
+) -> int:
+    """Serve on a port until the stack is left; return the port."""
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    try:
+        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port"
+        ) from error
+    return int(runner.addresses[0][1])
+
+
+def _make_request(
+    message: Any, payload: Any, protocol: Any, writer: Any, task: Any, *, max_body_bytes: int
+) -> web.BaseRequest:
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(
+        message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes
+    )

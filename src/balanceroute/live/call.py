@@ -1,0 +1,35 @@
+"""One request while the router serves it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from balanceroute.live.group import Ticket
+from balanceroute.live.wire import RequestFacts
+
+REQUEST_ID = "X-Request-Id"
+REQUEST_ID_ALIASES = ("x-request-id", "x-correlation-id", "x-trace-id", "request-id")
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Call:
+    """One request and how far it has got."""
+
+    request: web.BaseRequest
+    body: bytes
+    facts: RequestFacts
+    ticket: Ticket
+    request_id: str
+    headers: CIMultiDict[str]  # as they go on to an engine
+    answer: web.StreamResponse | None = None  # once it has begun
+
+
+def request_id_of(request: web.BaseRequest) -> str:
+    """Return the id that a client has given its request, or nothing."""
+    for name in REQUEST_ID_ALIASES:
+        if value := request.headers.get(name):
+            return value
+    return ""

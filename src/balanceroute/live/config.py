@@ -1,0 +1,176 @@
+"""What `balanceroute serve` is told: flags, or a file with the same names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from balanceroute.errors import ConfigError
+from balanceroute.live.addresses import RankAddress, rank_addresses
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0.0)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+RankField = Literal["header", "body", "none"]
+BindingChoice = Literal["pooled", "immediate"]
+
+
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One router in front of one group.
+
+    Attributes
+    ----------
+    worker_urls : tuple of str
+        One per rank, as ``http://host:port``, or ``http://host:port@rank`` where several ranks
+        share a port.
+    intra_node_data_parallel_size : int
+        Ranks behind each URL that names none; 1 or more.
+    rank_field : {"header", "body", "none"}
+        How a rank behind a shared URL is named: ``X-data-parallel-rank`` (vLLM), the body's
+        ``data_parallel_rank`` (SGLang), or not at all.
+    prefill_urls : tuple of str
+        Servers that compute the prompts first, if there are any; the ranks above then decode only.
+    prefill_max_kv_usage : float
+        How full such a server's KV cache may be to get another prompt, in (0, 1].
+    policy, seed, binding
+        Who chooses, with what chance, and when; None: as the policy does by nature.
+    slots, kv_tokens : int or None
+        Of each rank: requests that run together, and KV tokens; None: as the engine tells.
+    barrier : bool
+        Whether the ranks step together, and so fail together.
+    step_time : str or None
+        ``C,T`` or ``C,T,KAPPA0`` of a step; None: unknown.
+    prefill_budget, prefill_time, prefill_shared, mixed_step_time
+        Where ranks prefill too: tokens per step, and what they cost, as for ``simulate``.
+    host, port : str, int
+        Where to listen; port 0 takes a free one.
+    request_timeout_secs : float
+        For a request from its arrival to the end of its answer.
+    queue_size, queue_timeout_secs : int, float
+        How many may wait for a rank, and for how long.
+    retry_max_attempts, retry_initial_backoff_secs, retry_max_backoff_secs
+        Sends of a request of whose answer nothing has been passed on yet, the first included.
+    health_check_interval_secs, health_check_timeout_secs, health_check_endpoint
+        How ranks are asked whether they are well.
+    health_failure_threshold, health_success_threshold : int
+        Answers in a row that change the router's mind.
+    metrics_interval_secs : float
+        Seconds between two looks at the engines' metrics.
+    settle_secs : float
+        How long a plan waits for the rest of a step's tokens.
+    max_body_bytes : int
+        Largest body of a request.
+    api_keys : tuple of str
+        Keys of which clients must show one; empty: none is asked for.
+    admin_token : str
+        What changes to the running router must show; empty: there is no way to make any.
+    admin_port : int or None
+        Where they are made, on the same host; None: nowhere.
+    allows_rank_header : bool
+        Whether clients may choose a rank themselves.
+    """
+
+    worker_urls: tuple[str, ...]
+    intra_node_data_parallel_size: Positive = 1
+    rank_field: RankField = "header"
+    prefill_urls: tuple[str, ...] = ()
+    prefill_max_kv_usage: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.9
+    policy: str = "br_auto"
+    seed: int = 0
+    binding: BindingChoice | None = None
+    slots: Positive | None = None
+    kv_tokens: Positive | None = None
+    barrier: bool = True
+    step_time: str | None = None
+    prefill_budget: Positive | None = None
+    prefill_time: Annotated[float, Meta(ge=0.0)] = 0.0
+    prefill_shared: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    mixed_step_time: Annotated[float, Meta(ge=0.0)] = 0.0
+    host: str = "127.0.0.1"
+    port: Port = 30000
+    request_timeout_secs: Seconds = 1800.0
+    queue_size: Annotated[int, Meta(ge=0)] = 4096
+    queue_timeout_secs: Seconds = 600.0
+    retry_max_attempts: Positive = 3
+    retry_initial_backoff_secs: Annotated[float, Meta(ge=0.0)] = 0.05
+    retry_max_backoff_secs: Annotated[float, Meta(ge=0.0)] = 2.0
+    health_check_interval_secs: Seconds = 2.0
+    health_check_timeout_secs: Seconds = 2.0
+    health_check_endpoint: str = "/health"
+    health_failure_threshold: Positive = 2
+    health_success_threshold: Positive = 1
+    metrics_interval_secs: Seconds = 1.0
+    settle_secs: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.002
+    max_body_bytes: Positive = 64 << 20
+    api_keys: tuple[str, ...] = ()
+    admin_token: str = ""
+    admin_port: Port | None = None
+    allows_rank_header: bool = False
+
+    @property
+    def addresses(self) -> list[RankAddress]:
+        """Return where the ranks are, in order."""
+        return rank_addresses(self.worker_urls, ranks_per_url=self.intra_node_data_parallel_size)
+
+
+def read_config(path: Path | None, flags: Mapping[str, Any]) -> ServeConfig:
+    """Return what a YAML file says, if there is one, and flags, which go before it.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or something is unknown, missing or out of its range.
+
+    Examples
+    --------
+    >>> read_config(None, {"worker_urls": ["http://10.0.0.1:8000"], "slots": 72}).slots
+    72
+    >>> read_config(None, {"worker_urls": [], "port": -1})
+    Traceback (most recent call last):
+        ...
+    balanceroute.errors.ConfigError: command line: Expected `int` >= 0 - at `$.port`
+    """
+    settings = _read_file(path) if path is not None else {}
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    owner = str(path) if path is not None else "command line"
+    try:
+        config = msgspec.convert(settings, ServeConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{owner}: {error}") from error
+    _check(config)
+    return config
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        settings = msgspec.yaml.decode(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{path} must hold settings as `name: value`, got {settings!r}")
+    return {str(name).replace("-", "_"): value for name, value in settings.items()}
+
+
+def _check(config: ServeConfig) -> None:
+    if not config.worker_urls:
+        raise ConfigError("--worker-urls must name at least one rank, as http://127.0.0.1:8000")
+    for name in ("request_timeout_secs", "queue_timeout_secs", "step_time"):
+        value = getattr(config, name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"--{name.replace('_', '-')} must be finite, got {value}")
+    shares = len({address.url for address in config.addresses}) < len(config.addresses)
+    if shares and config.rank_field == "none":
+        raise ConfigError(
+            "several ranks share a URL, so --rank-field must be header (vLLM) or body (SGLang)"
+        )
+    if config.admin_port is not None and not config.admin_token:
+        raise ConfigError("--admin-port needs a token in BALANCEROUTE_ADMIN_TOKEN")
+    if config.prefill_budget is not None and config.step_time is None:
+        raise ConfigError("--prefill-budget needs --step-time, against which prefill is weighed")

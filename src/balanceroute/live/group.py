@@ -1,0 +1,274 @@
+"""What the router knows of a group and decides about it: ledger, pool and policy, without I/O."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from balanceroute.cluster.costs import StepCosts
+from balanceroute.cluster.events import NO_EVENTS, join_events
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
+from balanceroute.cluster.pool import Pool
+from balanceroute.cluster.streams import observe, resize, settle
+from balanceroute.cluster.view import GroupView
+from balanceroute.errors import PlanError
+from balanceroute.kernels.ledger import Int64Array, RecordArray
+from balanceroute.kernels.waiting import has_room
+from balanceroute.policies.base import Plan, Policy, checked_plan, follows_requests
+
+NO_HANDLE = -1
+IMMEDIATE: Int64Array = np.zeros(0, np.int64)  # no limit of slots
+
+
+def _ignore(ticket: Ticket) -> None:
+    """Do nothing: who sends a request to a rank of its own choice knows."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Ticket:
+    """One request on its way through the router.
+
+    Attributes
+    ----------
+    prompt_tokens, max_tokens, client, prompt_hash, priority : int
+        What is known of it, as in `Ledger.send`; the prompt's length may be an estimate.
+    is_streamed : bool
+        Whether its tokens are seen one by one.
+    pinned_rank : int
+        The rank that the client has asked for, or -1.
+    on_placed : callable
+        Called with the ticket once it has a rank.
+    number, rank, handle : int
+        Its number, its rank and its account in the ledger; the latter -1 while it has none.
+    arrived_s, sent_s, output_tokens
+        When it came and was sent last, and what it has given since then.
+    """
+
+    prompt_tokens: int
+    max_tokens: int = 0
+    client: int = -1
+    prompt_hash: int = 0
+    priority: int = 0
+    is_streamed: bool = True
+    pinned_rank: int = -1
+    on_placed: Callable[[Ticket], None] = _ignore
+    number: int = field(default=-1, init=False)
+    rank: int = field(default=-1, init=False)
+    handle: int = field(default=NO_HANDLE, init=False)
+    arrived_s: float = field(default=0.0, init=False)
+    sent_s: float = field(default=0.0, init=False)
+    output_tokens: int = field(default=0, init=False)
+
+
+class LiveGroup:
+    """The ranks of one group as the router sees them, and the requests that wait for one.
+
+    Pure bookkeeping: it reads no clock but the one it is given, and talks to nobody.
+
+    Parameters
+    ----------
+    num_ranks : int
+        G.
+    policy : Policy
+        A fresh one.
+    num_slots, kv_tokens : int or None
+        Of each rank; None while unknown. They may be set later, rank by rank.
+    costs : StepCosts or None
+        What a step costs, if that is known.
+    is_immediate : bool or None
+        Whether a rank is chosen on arrival; None: as the policy does by nature.
+    clock : callable
+        Returns seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_ranks: int,
+        policy: Policy,
+        num_slots: int,
+        kv_tokens: int | None = None,
+        costs: StepCosts | None = None,
+        is_immediate: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._policy, self._costs, self._clock = policy, costs, clock
+        self._follows_requests = follows_requests(policy)
+        natural = policy.binding == "immediate"
+        self.is_immediate = natural if is_immediate is None else is_immediate
+        self.ledger = Ledger(num_ranks=num_ranks, keeps_events=True)
+        self._retold: RecordArray = NO_EVENTS  # for a policy that has come later
+        self._pool = Pool()
+        self._pooled: dict[int, Ticket] = {}
+        self._next_number = 0
+        self.num_slots = np.full(num_ranks, num_slots, np.int64)
+        self.kv_tokens = np.full(num_ranks, kv_tokens or UNLIMITED_TOKENS, np.int64)
+        self._is_open = np.ones(num_ranks, np.bool_)
+        # On the ranks, but not from this router, as far as the engines tell.
+        self.foreign_reqs = np.zeros(num_ranks, np.int64)
+        self.foreign_tokens = np.zeros(num_ranks, np.int64)
+        self.disagreement_tokens = np.zeros(num_ranks, np.int64)
+
+    @property
+    def num_ranks(self) -> int:
+        """Return G."""
+        return self.ledger.num_ranks
+
+    @property
+    def num_waiting(self) -> int:
+        """Return how many requests wait for a rank."""
+        return len(self._pooled)
+
+    @property
+    def has_work_to_plan(self) -> bool:
+        """Tell whether a plan could place somebody."""
+        if not self._pooled:
+            return False
+        limits = IMMEDIATE if self.is_immediate else self.num_slots
+        return has_room(self.ledger.ranks, limits, self._is_open, self.foreign_reqs)
+
+    def replace_policy(self, policy: Policy, *, is_immediate: bool | None = None) -> None:
+        """Let another policy choose from now on; it is told of the requests in flight."""
+        self._policy, self._follows_requests = policy, follows_requests(policy)
+        natural = policy.binding == "immediate"
+        self.is_immediate = natural if is_immediate is None else is_immediate
+        if self.ledger.keeps_events:
+            self.ledger.take_events()
+        self._retold = self.ledger.retold_events()
+
+    def add_rank(self, *, num_slots: int, kv_tokens: int | None) -> None:
+        """Make room for one more rank, the last one; it is closed to begin with."""
+        self.ledger.add_rank()
+        columns = ("num_slots", "kv_tokens", "_is_open", "foreign_reqs", "foreign_tokens")
+        first = (num_slots, kv_tokens or UNLIMITED_TOKENS, False, 0, 0, 0)
+        for name, value in zip((*columns, "disagreement_tokens"), first, strict=True):
+            setattr(self, name, np.append(getattr(self, name), np.int64(value)))
+        self._is_open = self._is_open.astype(np.bool_)
+
+    def set_open(self, rank: int, *, is_open: bool) -> None:
+        """Let a rank have new requests, or keep them from it."""
+        self._is_open[rank] = is_open
+
+    @property
+    def is_open(self) -> Sequence[bool]:
+        """Return which ranks may have new requests."""
+        is_open: list[bool] = self._is_open.tolist()
+        return is_open
+
+    def enter(self, ticket: Ticket) -> None:
+        """Put a request into the pool, behind those that are there."""
+        self._register(ticket)
+        known = (ticket.client, ticket.max_tokens, ticket.prompt_hash, -1, 0, 0, ticket.priority)
+        self._pool.append_one(ticket.number, ticket.prompt_tokens, ticket.arrived_s, known)
+        self._pooled[ticket.number] = ticket
+
+    def enter_pinned(self, ticket: Ticket) -> None:
+        """Book a request as sent to the rank that its client has chosen."""
+        self._register(ticket)
+        self.send(ticket, ticket.pinned_rank)
+
+    def _register(self, ticket: Ticket) -> None:
+        if ticket.number < 0:  # else it comes again, and keeps its number and its age
+            ticket.number, self._next_number = self._next_number, self._next_number + 1
+            ticket.arrived_s = self._clock()
+
+    def leave(self, ticket: Ticket) -> bool:
+        """Take a request out of the pool again; False if it is not there."""
+        if self._pooled.pop(ticket.number, None) is None:
+            return False
+        position = np.flatnonzero(self._pool.view().ids == ticket.number)
+        self._pool.take(position)
+        return True
+
+    def send(self, ticket: Ticket, rank: int) -> None:
+        """Book a request as sent to a rank, whatever a policy would say."""
+        ticket.rank, ticket.sent_s, ticket.output_tokens = rank, self._clock(), 0
+        ticket.handle = self.ledger.send(
+            rank=rank,
+            prompt_tokens=ticket.prompt_tokens,
+            request=ticket.number,
+            client=ticket.client,
+            max_tokens=ticket.max_tokens,
+            prompt_hash=ticket.prompt_hash,
+        )
+        if not ticket.is_streamed:  # nobody will tell when it starts; it grows with the others
+            self.ledger.start(ticket.handle)
+            self.ledger.prefill(ticket.handle, ticket.prompt_tokens)
+
+    def grow(self, ticket: Ticket, num_tokens: int) -> int:
+        """Book tokens that a request has given; return the steps of its rank that this reveals."""
+        ticket.output_tokens += num_tokens
+        return observe(self.ledger, ticket.handle, ticket.output_tokens)
+
+    def correct(self, ticket: Ticket, *, prompt_tokens: int, output_tokens: int) -> None:
+        """Book what the engine says that a request has come to."""
+        if output_tokens > 0:
+            ticket.output_tokens = output_tokens
+            settle(self.ledger, ticket.handle, output_tokens)
+        if prompt_tokens > 0 and prompt_tokens != ticket.prompt_tokens:
+            ticket.prompt_tokens = prompt_tokens
+            resize(self.ledger, ticket.handle, prompt_tokens)
+
+    def close(self, ticket: Ticket, *, has_completed: bool) -> None:
+        """Book that a request has ended or was given up."""
+        self.ledger.finish(ticket.handle, has_completed=has_completed)
+        ticket.handle = NO_HANDLE
+
+    def view(self) -> GroupView:
+        """Return the group as a policy sees it that does not follow requests."""
+        return self._view(None, NO_EVENTS)
+
+    def _view(self, entries: RecordArray | None, events: RecordArray) -> GroupView:
+        accounts = self.ledger.ranks
+        if self.foreign_reqs.any():
+            accounts = accounts.copy()
+            accounts["num_running"] += self.foreign_reqs
+            accounts["load_tokens"] += self.foreign_tokens
+        return GroupView.of_accounts(
+            accounts,
+            accounts,
+            now_s=self._clock(),
+            is_immediate=self.is_immediate,
+            num_slots=np.where(self._is_open, self.num_slots, 0),
+            kv_capacity_tokens=self.kv_tokens,
+            kappa0_tokens=self._costs.kappa0_tokens if self._costs is not None else 0.0,
+            costs=self._costs,
+            entries=entries,
+            events=events,
+        )
+
+    def plan(self) -> list[Ticket]:
+        """Let the policy place waiting requests; they are booked as sent, and told.
+
+        Raises
+        ------
+        PlanError
+            If the policy breaks its contract; nothing is placed then.
+        """
+        if not self.has_work_to_plan:
+            return []
+        events = self.ledger.take_events()
+        if len(self._retold) > 0:
+            events, self._retold = join_events([self._retold, events]), NO_EVENTS
+        entries = self.ledger.accounts.entries if self._follows_requests else None
+        view = self._view(entries, events if self._follows_requests else NO_EVENTS)
+        plan = self._policy.plan(view, self._pool.view())
+        requests, ranks = checked_plan(plan, len(self._pool), view.max_sends)
+        return self._dispatch(Plan(requests, ranks))
+
+    def _dispatch(self, plan: Plan) -> list[Ticket]:
+        numbers = self._pool.take(plan.requests).tolist()
+        placed = [self._pooled.pop(number) for number in numbers]
+        for ticket, rank in zip(placed, plan.ranks.tolist(), strict=True):
+            self.send(ticket, rank)
+        for ticket in placed:
+            ticket.on_placed(ticket)
+        return placed
+
+    def check(self) -> None:
+        """Raise `PlanError` if the running totals differ from the requests in flight."""
+        if not np.array_equal(self.ledger.recount(), self.ledger.ranks):
+            raise PlanError("the ledger's totals differ from its requests; please report this")

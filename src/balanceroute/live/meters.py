@@ -1,0 +1,111 @@
+"""What the router tells Prometheus about itself and its group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from balanceroute.live.group import LiveGroup
+
+WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
+PLAN_BUCKETS_S = (50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 20e-3)
+
+
+class Meters:
+    """The router's metrics, in a registry of their own.
+
+    Parameters
+    ----------
+    group : LiveGroup
+        Whose state is read at each scrape.
+    names : list of str
+        Of its ranks.
+    policy : str
+        As the operator wrote it.
+    """
+
+    def __init__(self, group: LiveGroup, names: list[str], policy: str) -> None:
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "balanceroute_requests", "Answers, by HTTP status.", ["code"], registry=registry
+        )
+        self.dropped = Counter(
+            "balanceroute_dropped_requests",
+            "Requests that got no answer from an engine.",
+            ["reason"],
+            registry=registry,
+        )
+        self.retries = Counter("balanceroute_retries", "Sends after the first.", registry=registry)
+        self.cut = Counter(
+            "balanceroute_cut_streams", "Streams that ended in an error.", registry=registry
+        )
+        self.tokens = Counter("balanceroute_output_tokens", "Tokens passed on.", registry=registry)
+        self.wait = Histogram(
+            "balanceroute_pool_wait_seconds",
+            "Time from arrival to a rank.",
+            buckets=WAIT_BUCKETS_S,
+            registry=registry,
+        )
+        self.plan = Histogram(
+            "balanceroute_plan_seconds",
+            "Time that a plan takes.",
+            buckets=PLAN_BUCKETS_S,
+            registry=registry,
+        )
+        self.signals = Gauge(
+            "balanceroute_load_signals_up",
+            "1 while the engines' metrics can be read.",
+            registry=registry,
+        )
+        self.signals.set(0)
+        self._info = Gauge(
+            "balanceroute_policy_info", "Who chooses.", ["policy"], registry=registry
+        )
+        self.show_policy(policy)
+        registry.register(_GroupState(group, names))
+
+    def show_policy(self, policy: str) -> None:
+        """Say who chooses from now on."""
+        self._info.clear()
+        self._info.labels(policy).set(1)
+
+    def text(self) -> bytes:
+        """Return all of them as Prometheus reads them."""
+        return generate_latest(self.registry)
+
+
+class _GroupState(Collector):
+    """Gauges per rank, from the ledger as it is."""
+
+    def __init__(self, group: LiveGroup, names: list[str]) -> None:
+        self._group, self._names = group, names
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the gauges."""
+        ranks, group = self._group.ledger.ranks, self._group
+        per_rank = {
+            "load_tokens": ("Resident tokens.", ranks["load_tokens"]),
+            "due_tokens": ("Prompt tokens sent and not yet resident.", ranks["due_tokens"]),
+            "inflight_requests": (
+                "Requests sent and not ended.",
+                ranks["num_running"] + ranks["num_waiting"],
+            ),
+            "slots": ("Requests that may run together.", group.num_slots),
+            "open": ("1 if it may have requests.", group.is_open),
+            "foreign_requests": ("Requests there that are not this router's.", group.foreign_reqs),
+            "foreign_tokens": ("Tokens there that are not this router's.", group.foreign_tokens),
+            "disagreement_tokens": (
+                "Tokens that the engine counts more than the ledger.",
+                group.disagreement_tokens,
+            ),
+        }
+        for name, (text, values) in per_rank.items():
+            gauge = GaugeMetricFamily(f"balanceroute_rank_{name}", text, labels=["worker", "rank"])
+            for rank, value in enumerate(values):
+                gauge.add_metric([self._names[rank], str(rank)], float(value))
+            yield gauge
+        waiting = float(group.num_waiting)
+        yield GaugeMetricFamily("balanceroute_pool_requests", "Requests that wait.", value=waiting)

@@ -1,0 +1,164 @@
+"""The parts of a running router, which everybody shares, and what may change while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import aiohttp
+import numpy as np
+
+from balanceroute.cluster.costs import StepCosts
+from balanceroute.errors import ConfigError
+from balanceroute.live.addresses import RankAddress, rank_addresses
+from balanceroute.live.config import ServeConfig
+from balanceroute.live.group import LiveGroup
+from balanceroute.live.health import Health
+from balanceroute.live.meters import Meters
+from balanceroute.live.planner import Planner
+from balanceroute.live.prefill import PrefillTier
+from balanceroute.live.prompts import PromptCounter
+from balanceroute.policies.base import Policy
+from balanceroute.policies.registry import make_policy
+
+POLICY_STREAM = 2  # which random numbers of a seed the policy uses, as in the simulator
+FIRST_SLOTS = 256  # vLLM's usual --max-num-seqs, until a queue is seen
+FIXED = (
+    "host",
+    "port",
+    "admin_port",
+    "max_body_bytes",
+    "step_time",
+    "prefill_budget",
+    "prefill_urls",
+)
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Parts:
+    """What a router is made of.
+
+    Attributes
+    ----------
+    config : ServeConfig
+        The settings in force.
+    addresses : list of RankAddress
+        Of the ranks by number; one that is taken away keeps its number and stays drained.
+    group, planner, health, meters, session, prefill, prompts
+        See their classes.
+    """
+
+    config: ServeConfig
+    addresses: list[RankAddress]
+    group: LiveGroup
+    planner: Planner
+    health: Health
+    meters: Meters
+    session: aiohttp.ClientSession
+    prefill: PrefillTier | None = None
+    prompts: PromptCounter = field(default_factory=PromptCounter)
+
+    @staticmethod
+    def of(config: ServeConfig, costs: StepCosts | None, session: aiohttp.ClientSession) -> Parts:
+        """Return the parts that settings ask for."""
+        addresses = config.addresses
+        names = [address.name for address in addresses]
+        group = LiveGroup(
+            num_ranks=len(addresses),
+            policy=_policy(config),
+            num_slots=config.slots or FIRST_SLOTS,
+            kv_tokens=config.kv_tokens,
+            costs=costs,
+            is_immediate=_is_immediate(config),
+        )
+        meters = Meters(group, names, config.policy)
+        planner = Planner(group, settle_s=config.settle_secs, on_plan=meters.plan.observe)
+        health = Health(
+            names,
+            failure_threshold=config.health_failure_threshold,
+            success_threshold=config.health_success_threshold,
+            shares_fate=config.barrier,
+        )
+        parts = Parts(
+            config=config,
+            addresses=addresses,
+            group=group,
+            planner=planner,
+            health=health,
+            meters=meters,
+            session=session,
+            prefill=_prefill(config, session),
+        )
+        health.on_change = parts.open_ranks
+        return parts
+
+    def open_ranks(self) -> None:
+        """Let those ranks have requests that are fit for them."""
+        for rank, is_open in enumerate(self.health.is_open):
+            self.group.set_open(rank, is_open=is_open)
+        self.planner.arrive()
+
+    def add_rank(self, address: RankAddress) -> None:
+        """Take a rank in; it gets requests once it has proved to be well."""
+        self.addresses.append(address)
+        self.group.add_rank(num_slots=self.config.slots or FIRST_SLOTS, kv_tokens=None)
+        self.health.add(address.name)
+
+    def reload(self, config: ServeConfig) -> None:
+        """Put new settings in force; no request is lost or moved by that.
+
+        Ranks that are new are taken in, and those that are not named any more are drained. A policy
+        that is new begins with what is in flight.
+
+        Raises
+        ------
+        ConfigError
+            If something has changed that a running router cannot change; nothing is done then.
+        """
+        for name in FIXED:
+            before, after = getattr(self.config, name), getattr(config, name)
+            if before != after:
+                raise ConfigError(
+                    f"{name} cannot change while the router runs (from {before!r} to {after!r}); "
+                    "start it anew"
+                )
+        policy = _policy(config)
+        is_other = (config.policy, config.seed, config.binding) != (
+            self.config.policy,
+            self.config.seed,
+            self.config.binding,
+        )
+        before, self.config = self.config, config
+        if is_other:
+            self.group.replace_policy(policy, is_immediate=_is_immediate(config))
+            self.meters.show_policy(config.policy)
+        if config.slots is not None and config.slots != before.slots:
+            self.group.num_slots[:] = config.slots
+        if config.kv_tokens is not None and config.kv_tokens != before.kv_tokens:
+            self.group.kv_tokens[:] = config.kv_tokens
+        named = config.addresses
+        for address in named:
+            if address not in self.addresses:
+                self.add_rank(address)
+        self.health.set_terms(
+            failure_threshold=config.health_failure_threshold,
+            success_threshold=config.health_success_threshold,
+            shares_fate=config.barrier,
+        )
+        for rank, address in enumerate(self.addresses):
+            self.health.drain(rank, is_draining=address not in named)
+        self.open_ranks()
+
+
+def _policy(config: ServeConfig) -> Policy:
+    return make_policy(config.policy, rng=np.random.default_rng((config.seed, POLICY_STREAM)))
+
+
+def _is_immediate(config: ServeConfig) -> bool | None:
+    return None if config.binding is None else config.binding == "immediate"
+
+
+def _prefill(config: ServeConfig, session: aiohttp.ClientSession) -> PrefillTier | None:
+    if not config.prefill_urls:
+        return None
+    urls = [address.url for address in rank_addresses(config.prefill_urls)]
+    return PrefillTier(urls, max_kv_usage=config.prefill_max_kv_usage, session=session)

@@ -1,0 +1,84 @@
+"""When the policy is asked: as soon as somebody can be placed, and once a step has come in."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from balanceroute.live.group import LiveGroup
+from balanceroute.policies.classic import LeastTokens
+
+IDLE_LOOK_S = 0.02  # until a policy that holds requests back is asked again, if no step is seen
+
+log = logging.getLogger(__name__)
+
+
+class Planner:
+    """Calls `LiveGroup.plan` at the right moments, from the event loop.
+
+    A request that arrives is planned for in the same turn of the loop as those that arrive with it.
+    When a slot gets free, the tokens of the same step still come in, and with them other slots; so
+    that plan waits a moment, and chooses for all of them together.
+
+    Parameters
+    ----------
+    group : LiveGroup
+        What is planned for.
+    settle_s : float
+        That moment, seconds.
+    on_plan : callable
+        Called with the duration of each plan, seconds.
+    """
+
+    def __init__(
+        self, group: LiveGroup, *, settle_s: float, on_plan: Callable[[float], None]
+    ) -> None:
+        self._group, self._settle_s, self._on_plan = group, settle_s, on_plan
+        self._loop = asyncio.get_running_loop()
+        self._due: asyncio.Handle | None = None  # the plan that is due, and when
+        self._due_s = self._free_s = 0.0  # and when the next one may be
+
+    def arrive(self) -> None:
+        """Note that a request has come."""
+        self._call_in(0.0)
+
+    def free(self) -> None:
+        """Note that a slot has got free, or that a step has been made."""
+        if self._group.num_waiting > 0:
+            self._call_in(self._settle_s)
+
+    def stop(self) -> None:
+        """Plan no more."""
+        if self._due is not None:
+            self._due.cancel()
+
+    def _call_in(self, delay_s: float) -> None:
+        now_s = self._loop.time()
+        when_s = max(now_s + delay_s, self._free_s)
+        if self._due is not None:
+            if self._due_s <= when_s:
+                return
+            self._due.cancel()
+        self._due_s = when_s
+        if when_s > now_s:
+            self._due = self._loop.call_at(when_s, self._plan)
+        else:
+            self._due = self._loop.call_soon(self._plan)
+
+    def _plan(self) -> None:
+        self._due = None
+        began_s = time.perf_counter()
+        try:
+            self._group.plan()
+        except Exception:  # whatever a policy does, requests must go on
+            log.exception("the policy has failed; from now on the least loaded rank is chosen")
+            self._group.replace_policy(LeastTokens())
+            self._group.plan()
+        took_s = time.perf_counter() - began_s
+        self._on_plan(took_s)
+        # No more than half the time goes into plans: where many requests come, one serves several.
+        self._free_s = self._loop.time() + took_s
+        if self._group.has_work_to_plan:
+            self._call_in(IDLE_LOOK_S)

@@ -1,0 +1,285 @@
+"""One request through the router: read, wait for a rank, send, pass the answer on."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from functools import partial
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+
+from balanceroute.live.answers import Refusal
+from balanceroute.live.call import REQUEST_ID, Call, request_id_of
+from balanceroute.live.group import NO_HANDLE, Ticket
+from balanceroute.live.parts import Parts
+from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
+from balanceroute.live.wire import (
+    BadBody,
+    TokenMeter,
+    Usage,
+    read_request,
+    read_usage,
+)
+
+WORKER = "x-balanceroute-worker"
+RETRIED = frozenset({408, 429, 500, 502, 503, 504})  # nothing has been passed on yet
+BACKOFF_FACTOR = 2.0
+EVENT_STREAM = "text/event-stream"
+
+
+class Proxy:
+    """Serves the endpoints that make an engine generate."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._addresses = parts, parts.addresses
+        self._group, self._planner = parts.group, parts.planner
+        self._clients: dict[str, int] = {}
+        self._instance, self._numbers = secrets.token_hex(4), itertools.count()
+
+    async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; `Refusal` if that cannot be done and nothing has been sent yet."""
+        body = await request.read()
+        try:
+            facts = read_request(request.path, body)
+        except BadBody as error:
+            raise Refusal(400, f"the body is not a JSON object: {error}", "bad_body") from error
+        self._expect_room()
+        ticket = Ticket(
+            prompt_tokens=self._parts.prompts.count(facts),
+            max_tokens=facts.max_tokens,
+            client=self._client(facts.user),
+            prompt_hash=facts.prompt_hash,
+            priority=facts.priority,
+            is_streamed=facts.is_streamed,
+            pinned_rank=self._pinned_rank(request),
+        )
+        request_id = request_id_of(request) or f"br-{self._instance}-{next(self._numbers):x}"
+        headers = request_headers(request.headers, keeps_secrets=not self._parts.config.api_keys)
+        headers[REQUEST_ID] = request_id
+        call = Call(
+            request=request,
+            body=body,
+            facts=facts,
+            ticket=ticket,
+            request_id=request_id,
+            headers=headers,
+        )
+        limit_s = self._parts.config.request_timeout_secs
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._serve(call)
+        except TimeoutError as error:
+            refusal = Refusal(504, f"no answer within {limit_s:g} s", "request_timeout")
+            return await self._break_off(call, refusal, error)
+        finally:
+            self._settle(ticket)
+
+    def _expect_room(self) -> None:
+        if not any(self._parts.health.is_open):
+            raise Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
+        if self._group.num_waiting >= self._parts.config.queue_size:
+            num_waiting = self._group.num_waiting
+            raise Refusal(429, f"{num_waiting} requests are waiting; try again later", "queue_full")
+
+    async def _serve(self, call: Call) -> web.StreamResponse:
+        await self._prefill(call)
+        backoff_s = self._parts.config.retry_initial_backoff_secs
+        for attempt in range(1, self._parts.config.retry_max_attempts + 1):
+            is_last = attempt == self._parts.config.retry_max_attempts
+            await self._place(call.ticket)
+            answer = await self._send(call, is_last=is_last)
+            if answer is not None:
+                return answer
+            self._settle(call.ticket)
+            self._parts.meters.retries.inc()
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(BACKOFF_FACTOR * backoff_s, self._parts.config.retry_max_backoff_secs)
+        raise AssertionError("the last attempt answers or refuses")
+
+    async def _prefill(self, call: Call) -> None:
+        """Have the prompt computed elsewhere first, if there is a tier for that."""
+        tier = self._parts.prefill
+        if tier is None:
+            return
+        ticket = call.ticket
+        call.body, prompt_tokens = await tier.prefill(
+            call.request.path, call.body, call.headers, ticket.prompt_tokens
+        )
+        ticket.prompt_tokens = prompt_tokens or ticket.prompt_tokens
+
+    async def _place(self, ticket: Ticket) -> None:
+        """Wait until the request has a rank."""
+        if ticket.pinned_rank >= 0:
+            self._group.enter_pinned(ticket)
+            return
+        placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ticket.on_placed = partial(_note_placed, placed)
+        self._group.enter(ticket)
+        self._planner.arrive()
+        limit_s = self._parts.config.queue_timeout_secs
+        overdue = asyncio.get_running_loop().call_later(limit_s, _note_overdue, placed, limit_s)
+        try:
+            await placed
+        finally:
+            overdue.cancel()
+        self._parts.meters.wait.observe(ticket.sent_s - ticket.arrived_s)
+
+    async def _send(self, call: Call, *, is_last: bool) -> web.StreamResponse | None:
+        """Send the request to its rank and pass the answer on; None if it may be tried again."""
+        rank = call.ticket.rank
+        address = self._addresses[rank]
+        headers = call.headers.copy()
+        body = name_rank(address, self._parts.config.rank_field, headers, call.body)
+        url = f"{address.url}{call.request.path_qs}"
+        try:
+            upstream = await self._parts.session.post(
+                url, data=body, headers=headers, allow_redirects=False
+            )
+        except (aiohttp.ClientError, OSError) as error:
+            self._parts.health.fail(rank, f"{type(error).__name__}: {error}")
+            if is_last:
+                message = f"{address.name} cannot be reached: {error}"
+                raise Refusal(502, message, "upstream_unreachable") from error
+            return None
+        try:
+            if upstream.status in RETRIED and not is_last:
+                if upstream.status >= 500:  # the server's fault
+                    self._parts.health.fail(rank, f"HTTP {upstream.status}")
+                return None
+            if upstream.content_type == EVENT_STREAM:
+                return await self._stream(call, upstream)
+            return await self._whole(call, upstream, is_last=is_last)
+        finally:
+            upstream.close() if not upstream.content.at_eof() else upstream.release()
+
+    async def _whole(
+        self, call: Call, upstream: aiohttp.ClientResponse, *, is_last: bool
+    ) -> web.StreamResponse | None:
+        """Pass an answer on that comes in one piece."""
+        rank = call.ticket.rank
+        try:
+            body = await upstream.read()
+        except (aiohttp.ClientError, OSError) as error:
+            self._parts.health.fail(rank, f"{type(error).__name__}: {error}")
+            if not is_last:
+                return None
+            name = self._addresses[rank].name
+            message = f"{name} broke off its answer: {error}"
+            raise Refusal(502, message, "upstream_broken") from error
+        if upstream.ok:
+            self._parts.health.succeed(rank)
+            self._learn(call, read_usage(body))
+            self._close(call.ticket, has_completed=True)
+        headers = self._answer_headers(call, upstream)
+        answer = call.answer = web.Response(body=body, status=upstream.status, headers=headers)
+        return answer
+
+    async def _stream(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
+        """Pass an answer on as it comes, and book its tokens."""
+        meter, ticket, read = TokenMeter(), call.ticket, upstream.content.readany
+        headers = self._answer_headers(call, upstream)
+        answer = web.StreamResponse(status=upstream.status, headers=headers)
+        await answer.prepare(call.request)
+        call.answer = answer
+        try:
+            while data := await read():
+                num_tokens = meter.feed(data)
+                if num_tokens > 0 and self._group.grow(ticket, num_tokens) > 0:
+                    self._planner.free()
+                if meter.is_done:
+                    self._finish(call, meter)
+                await answer.write(data)
+        except (aiohttp.ClientError, OSError) as error:
+            if call.request.transport is None:  # it is the client that has gone
+                return answer
+            return await self._cut(call, f"{type(error).__name__}: {error}", error)
+        if not meter.is_done and not meter.has_failed:
+            return await self._cut(call, "it ended before it was complete", None)
+        await answer.write_eof()
+        return answer
+
+    def _finish(self, call: Call, meter: TokenMeter) -> None:
+        """Free the slot of a stream that has said it is over."""
+        if call.ticket.handle == NO_HANDLE:
+            return
+        self._parts.health.succeed(call.ticket.rank)
+        self._learn(call, meter.usage)
+        self._close(call.ticket, has_completed=not meter.has_failed)
+
+    async def _cut(self, call: Call, what: str, error: BaseException | None) -> web.StreamResponse:
+        """End a stream that its rank has broken off."""
+        rank = call.ticket.rank
+        self._parts.health.fail(rank, what)
+        message = f"{self._addresses[rank].name} broke off this stream: {what}"
+        return await self._break_off(call, Refusal(502, message, "upstream_broken"), error)
+
+    async def _break_off(
+        self, call: Call, refusal: Refusal, error: BaseException | None
+    ) -> web.StreamResponse:
+        """Tell the client that nothing more comes, in the stream if it has begun."""
+        self._settle(call.ticket)
+        answer = call.answer
+        if answer is None:
+            raise refusal from error
+        self._parts.meters.cut.inc()
+        await answer.write(refusal.event())
+        await answer.write_eof()
+        return answer
+
+    def _learn(self, call: Call, usage: Usage | None) -> None:
+        if usage is None or call.ticket.handle == NO_HANDLE:
+            return
+        self._group.correct(
+            call.ticket, prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens
+        )
+        self._parts.prompts.learn(call.facts, usage.prompt_tokens)
+
+    def _close(self, ticket: Ticket, *, has_completed: bool) -> None:
+        self._parts.meters.tokens.inc(ticket.output_tokens)
+        self._group.close(ticket, has_completed=has_completed)
+        self._planner.free()
+
+    def _settle(self, ticket: Ticket) -> None:
+        """See to it that the request is neither in the pool nor on a rank."""
+        if ticket.handle != NO_HANDLE:
+            self._close(ticket, has_completed=False)
+        else:
+            self._group.leave(ticket)
+
+    def _answer_headers(self, call: Call, upstream: aiohttp.ClientResponse) -> CIMultiDict[str]:
+        headers = answer_headers(upstream.headers)
+        headers[REQUEST_ID] = call.request_id
+        headers[WORKER] = self._addresses[call.ticket.rank].name
+        return headers
+
+    def _client(self, user: str) -> int:
+        """Return a number for whom a request is made for."""
+        if not user:
+            return -1
+        return self._clients.setdefault(user, len(self._clients))
+
+    def _pinned_rank(self, request: web.BaseRequest) -> int:
+        """Return the rank that a client is allowed to choose and has chosen, or -1."""
+        text = request.headers.get(RANK_HEADER)
+        if text is None or not self._parts.config.allows_rank_header:
+            return -1
+        if not (text.isdecimal() and int(text) < self._group.num_ranks):
+            raise Refusal(
+                400,
+                f"{RANK_HEADER} must be in 0..{self._group.num_ranks - 1}, got {text!r}",
+                "bad_rank",
+            )
+        return int(text)
+
+
+def _note_placed(placed: asyncio.Future[None], _: Ticket) -> None:
+    if not placed.done():
+        placed.set_result(None)
+
+
+def _note_overdue(placed: asyncio.Future[None], limit_s: float) -> None:
+    if not placed.done():
+        placed.set_exception(Refusal(408, f"no rank within {limit_s:g} s", "queue_timeout"))

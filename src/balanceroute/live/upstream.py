@@ -1,0 +1,74 @@
+"""The way to the engines: which headers go along, and how a rank is named."""
+
+from __future__ import annotations
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from balanceroute.live.addresses import RankAddress
+
+RANK_HEADER, RANK_FIELD = "X-data-parallel-rank", b'"data_parallel_rank":'
+# Of one connection only (RFC 9110, section 7.6.1), or set anew for the next.
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+NOT_SENT = HOP_BY_HOP | {"host", "content-length", "expect", RANK_HEADER.lower()}
+NOT_RETURNED = HOP_BY_HOP | {"content-length", "date", "server"}
+# The engine's own key would not be the router's.
+SECRETS = frozenset({"authorization", "x-api-key"})
+CONNECT_TIMEOUT_S = 5.0
+
+
+def request_headers(headers: CIMultiDictProxy[str], *, keeps_secrets: bool) -> CIMultiDict[str]:
+    """Return a client's headers as they go on to an engine, without any rank."""
+    dropped = NOT_SENT if keeps_secrets else NOT_SENT | SECRETS
+    return CIMultiDict(
+        [(name, value) for name, value in headers.items() if name.lower() not in dropped]
+    )
+
+
+def answer_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
+    """Return an engine's headers as they go back to the client."""
+    return CIMultiDict(
+        [(name, value) for name, value in headers.items() if name.lower() not in NOT_RETURNED]
+    )
+
+
+def name_rank(address: RankAddress, field: str, headers: CIMultiDict[str], body: bytes) -> bytes:
+    """Name the rank in `headers`, or in the body that is returned.
+
+    Examples
+    --------
+    >>> name_rank(RankAddress("http://a", 3), "body", CIMultiDict(), b'{"prompt":"x"}')
+    b'{"data_parallel_rank":3,"prompt":"x"}'
+    """
+    if address.rank is None or field == "none":
+        return body
+    if field == "header":
+        headers[RANK_HEADER] = str(address.rank)
+        return body
+    start = body.index(b"{") + 1
+    separator = b"" if body[start:].lstrip().startswith(b"}") else b","
+    return body[:start] + RANK_FIELD + str(address.rank).encode() + separator + body[start:]
+
+
+def open_session() -> aiohttp.ClientSession:
+    """Return a client that passes bytes on as they are and keeps connections open."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        read_bufsize=1 << 18,
+    )

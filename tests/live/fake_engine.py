@@ -1,0 +1,176 @@
+"""A scripted engine on a loopback port, and a router in front of some of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from balanceroute.live.app import Router, running_router
+from balanceroute.live.config import read_config
+
+DEADLINE_S = 30.0
+Script = Callable[["FakeEngine", web.Request], Awaitable[web.StreamResponse]]
+
+
+def run(test: Coroutine[Any, Any, None], within_s: float = DEADLINE_S) -> None:
+    """Run an asynchronous test, with a deadline."""
+    asyncio.run(asyncio.wait_for(test, within_s))
+
+
+def chunk(text: str = "a", **more: object) -> bytes:
+    """Return an event of a completions stream with one token."""
+    choice = {"index": 0, "text": text, "finish_reason": None}
+    return b"data: " + msgspec.json.encode({"choices": [choice], **more}) + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+async def stream(request: web.Request, events: list[bytes]) -> web.StreamResponse:
+    """Answer with server-sent events."""
+    answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await answer.prepare(request)
+    for event in events:
+        await answer.write(event)
+    await answer.write_eof()
+    return answer
+
+
+async def three_tokens(engine: FakeEngine, request: web.Request) -> web.StreamResponse:
+    """Answer any request with three tokens, and state the usage."""
+    body = msgspec.json.decode(await request.read())
+    usage = {"prompt_tokens": 7, "completion_tokens": 3}
+    if body.get("stream"):
+        last = b"data: " + msgspec.json.encode({"choices": [], "usage": usage}) + b"\n\n"
+        return await stream(request, [chunk(), chunk(), chunk(), last, DONE])
+    answer = {"choices": [{"index": 0, "text": "abc"}], "usage": usage, "odd": 1.50}
+    return web.json_response(answer, headers={"x-engine": "fake"})
+
+
+class FakeEngine:
+    """Answers generating requests as its script says, and remembers what it was asked."""
+
+    def __init__(self, script: Script = three_tokens) -> None:
+        self.script = script
+        self.bodies: list[bytes] = []
+        self.headers: list[CIMultiDictProxy[str]] = []
+        self.num_aborted = 0
+        self.is_healthy = True
+        self.metrics = metrics_of([(0, 0)])
+        self.url = ""
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request to one of the generating endpoints."""
+        self.bodies.append(await request.read())
+        self.headers.append(request.headers)
+        try:
+            return await self.script(self, request)
+        except asyncio.CancelledError:
+            self.num_aborted += 1
+            raise
+
+    async def health(self, request: web.Request) -> web.Response:
+        """Answer a health check."""
+        return web.Response(status=200 if self.is_healthy else 503)
+
+    async def show_metrics(self, request: web.Request) -> web.Response:
+        """Answer with the metrics that were set."""
+        return web.Response(text=self.metrics) if self.metrics else web.Response(status=404)
+
+    async def models(self, request: web.Request) -> web.Response:
+        """List a model."""
+        return web.json_response({"data": [{"id": "fake"}], "query": dict(request.query)})
+
+
+def metrics_of(ranks: list[tuple[int, int]], *, usage: float = 0.0) -> str:
+    """Return vLLM's metrics for ranks that run and queue so many requests each."""
+    lines = []
+    for rank, (num_running, num_waiting) in enumerate(ranks):
+        labels = f'{{engine="{rank}",model_name="fake"}}'
+        lines += [
+            f"vllm:num_requests_running{labels} {num_running}",
+            f"vllm:num_requests_waiting{labels} {num_waiting}",
+            f"vllm:kv_cache_usage_perc{labels} {usage}",
+            f'vllm:cache_config_info{{block_size="16",engine="{rank}",num_gpu_blocks="100"}} 1.0',
+        ]
+    return "\n".join(lines) + "\n"
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: FakeEngine, port: int = 0) -> AsyncIterator[FakeEngine]:
+    """Run an engine on a free port, or on the one given."""
+    app = web.Application(client_max_size=1 << 30)
+    for path in ("/v1/completions", "/v1/chat/completions", "/v1/responses"):
+        app.router.add_post(path, engine.generate)
+    app.router.add_get("/health", engine.health)
+    app.router.add_get("/metrics", engine.show_metrics)
+    app.router.add_get("/v1/models", engine.models)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield engine
+    finally:
+        await runner.cleanup()
+
+
+class Client:
+    """Talks to the router under test."""
+
+    def __init__(self, session: aiohttp.ClientSession, router: Router, url: str) -> None:
+        self.session, self.router, self.url = session, router, url
+
+    async def post(
+        self,
+        body: object = None,
+        path: str = "/v1/completions",
+        headers: dict[str, str] | None = None,
+    ) -> tuple[int, bytes, CIMultiDictProxy[str]]:
+        """Send a request and return status, body and headers of the answer."""
+        data = body if isinstance(body, bytes) else msgspec.json.encode(body or {"prompt": [1, 2]})
+        async with self.session.post(self.url + path, data=data, headers=headers) as answer:
+            return answer.status, await answer.read(), answer.headers
+
+    async def get(self, path: str) -> tuple[int, bytes]:
+        """Fetch a page."""
+        async with self.session.get(self.url + path) as answer:
+            return answer.status, await answer.read()
+
+    def expect_nothing_left(self) -> None:
+        """Assert that no request is booked anywhere, and that the ledger adds up."""
+        group = self.router.group
+        group.check()
+        assert 0 == group.ledger.num_in_flight
+        assert 0 == group.num_waiting
+
+
+@contextlib.asynccontextmanager
+async def routing(*engines: FakeEngine, **settings: object) -> AsyncIterator[Client]:
+    """Run a router in front of engines that run; every time is short unless it is given."""
+    flags: dict[str, object] = {
+        "worker_urls": [engine.url for engine in engines],
+        "policy": "fcfs",
+        "slots": 4,
+        "port": 0,
+        "health_check_interval_secs": 0.05,
+        "metrics_interval_secs": 0.05,
+        "retry_initial_backoff_secs": 0.01,
+    }
+    config = read_config(None, flags | settings)
+    async with running_router(config) as (router, port), aiohttp.ClientSession() as session:
+        yield Client(session, router, f"http://127.0.0.1:{port}")
+
+
+async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+    """Wait until something is the case."""
+    async with asyncio.timeout(within_s):
+        while not condition():
+            await asyncio.sleep(0.005)
