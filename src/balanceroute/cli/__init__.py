@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from balanceroute import __version__
-from balanceroute.cli import emulate, policies, predict, serve, simulate, trace
+from balanceroute.cli import emulate, load, policies, predict, serve, simulate, trace
 from balanceroute.cli.output import abandon_stdout
 from balanceroute.errors import BalanceRouteError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("serve")(serve.serve)
 app.command("emulate")(emulate.emulate)
+app.command("load")(load.load)
 app.command("policies")(policies.policies)
 app.add_typer(trace.app, name="trace")
 app.add_typer(predict.app, name="predict")
