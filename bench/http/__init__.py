@@ -1,0 +1,1 @@
+"""What the router costs per request, beside other routers and the direct way."""
