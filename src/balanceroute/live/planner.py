@@ -41,8 +41,14 @@ class Planner:
         self._due_s = self._free_s = 0.0  # and when the next one may be
 
     def arrive(self) -> None:
-        """Note that a request has come."""
-        self._call_in(0.0)
+        """Note that a request has come.
+
+        Where others wait already, it is not for its sake that a plan is made at once: slots are
+        short then, and those that are about to get free are worth waiting for.
+        """
+        self._call_in(
+            0.0 if self._group.num_waiting <= 1 and not self._is_settling else self._settle_s
+        )
 
     def free(self) -> None:
         """Note that a slot has got free, or that a step has been made."""
@@ -53,6 +59,10 @@ class Planner:
         """Plan no more."""
         if self._due is not None:
             self._due.cancel()
+
+    @property
+    def _is_settling(self) -> bool:
+        return self._due is not None and self._due_s <= self._loop.time() + self._settle_s
 
     def _call_in(self, delay_s: float) -> None:
         now_s = self._loop.time()

@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 
 from balanceroute.live.answers import Refusal
 from balanceroute.live.engine_metrics import read_engine_states
-from balanceroute.live.wire import read_usage
+from balanceroute.live.tokens import read_usage
 
 # What vLLM's connectors want to be told, and give back for the decode side.
 PARAMS = "kv_transfer_params"

@@ -15,14 +15,9 @@ from balanceroute.live.answers import Refusal
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
 from balanceroute.live.group import NO_HANDLE, Ticket
 from balanceroute.live.parts import Parts
+from balanceroute.live.tokens import EventRate, TokenMeter, Usage, read_usage
 from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
-from balanceroute.live.wire import (
-    BadBody,
-    TokenMeter,
-    Usage,
-    read_request,
-    read_usage,
-)
+from balanceroute.live.wire import BadBody, read_request
 
 WORKER = "x-balanceroute-worker"
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})  # nothing has been passed on yet
@@ -37,6 +32,7 @@ class Proxy:
         self._parts, self._addresses = parts, parts.addresses
         self._group, self._planner = parts.group, parts.planner
         self._clients: dict[str, int] = {}
+        self._rate = EventRate()
         self._instance, self._numbers = secrets.token_hex(4), itertools.count()
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -179,7 +175,8 @@ class Proxy:
 
     async def _stream(self, call: Call, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
         """Pass an answer on as it comes, and book its tokens."""
-        meter, ticket, read = TokenMeter(), call.ticket, upstream.content.readany
+        meter = TokenMeter(self._rate.tokens_per_event)
+        ticket, read = call.ticket, upstream.content.readany
         headers = self._answer_headers(call, upstream)
         answer = web.StreamResponse(status=upstream.status, headers=headers)
         await answer.prepare(call.request)
@@ -206,6 +203,8 @@ class Proxy:
         if call.ticket.handle == NO_HANDLE:
             return
         self._parts.health.succeed(call.ticket.rank)
+        if meter.usage is not None:
+            self._rate.learn(num_events=meter.num_events, output_tokens=meter.usage.output_tokens)
         self._learn(call, meter.usage)
         self._close(call.ticket, has_completed=not meter.has_failed)
 

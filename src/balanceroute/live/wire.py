@@ -1,4 +1,4 @@
-"""What routing needs to know of requests and answers on the wire; the rest is passed on as it is.
+"""What routing needs to know of requests on the wire; the rest is passed on as it is.
 
 Fields that routing does not need are ignored, and so are values of a type that it does not expect:
 it is the engine that judges requests.
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import msgspec
 
 MESSAGE_TOKENS = 4  # what a chat template adds to a message, about
-SERVER_SENT_EVENT, EVENT_END, DONE = b"data:", b"\n\n", b"[DONE]"
 PATHS = {  # endpoints that make the engine generate, and what their prompt is called
     "/v1/completions": "prompt",
     "/v1/chat/completions": "messages",
@@ -135,140 +134,3 @@ def _hash(raw: bytes) -> int:
         return 0
     digest = hashlib.blake2b(raw, digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) or 1
-
-
-class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    input_tokens: int = 0  # as the responses endpoint calls them
-    output_tokens: int = 0
-
-
-class _Delta(msgspec.Struct, frozen=True):
-    role: str | None = None
-
-
-class _Choice(msgspec.Struct, frozen=True):
-    delta: _Delta | None = None
-    token_ids: list[int] | None = None
-
-
-class _Response(msgspec.Struct, frozen=True):
-    usage: _Usage | None = None
-
-
-class _Chunk(msgspec.Struct, frozen=True):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    type: str = ""  # of an event of the responses endpoint
-    response: _Response | None = None
-    error: msgspec.Raw = msgspec.Raw(b"")
-
-
-_decode_chunk = msgspec.json.Decoder(_Chunk).decode
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens of a request as the engine counts them; 0 where it does not say."""
-
-    prompt_tokens: int
-    output_tokens: int
-
-
-def read_usage(body: bytes) -> Usage | None:
-    """Return the usage that a whole answer states, if it does.
-
-    Examples
-    --------
-    >>> read_usage(b'{"usage": {"prompt_tokens": 7, "completion_tokens": 2}}')
-    Usage(prompt_tokens=7, output_tokens=2)
-    >>> read_usage(b"[]") is None
-    True
-    """
-    try:
-        return _usage_of(_decode_chunk(body))
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _usage_of(chunk: _Chunk) -> Usage | None:
-    usage = chunk.usage or (chunk.response.usage if chunk.response is not None else None)
-    if usage is None:
-        return None
-    return Usage(
-        usage.prompt_tokens or usage.input_tokens, usage.completion_tokens or usage.output_tokens
-    )
-
-
-class TokenMeter:
-    r"""Counts the output tokens in a stream of server-sent events.
-
-    An event counts as many tokens as it lists ids, else one for each of its choices; where usage is
-    stated, that is the truth.
-
-    Attributes
-    ----------
-    num_tokens : int
-        So far.
-    usage : Usage or None
-        The last one stated.
-    is_done, has_failed : bool
-        Whether the stream has said that it is over, or that something went wrong.
-
-    Examples
-    --------
-    >>> meter = TokenMeter()
-    >>> meter.feed(b'data: {"choices": [{"text": "a"}]}\n\ndata: {"choices": [{"te')
-    1
-    >>> meter.feed(b'xt": "b"}]}\n\ndata: [DONE]\n\n'), meter.is_done
-    (1, True)
-    """
-
-    __slots__ = ("_rest", "has_failed", "is_done", "num_tokens", "usage")
-
-    def __init__(self) -> None:
-        self._rest = b""
-        self.num_tokens = 0
-        self.usage: Usage | None = None
-        self.is_done = self.has_failed = False
-
-    def feed(self, data: bytes) -> int:
-        """Take in the next bytes of the stream; return by how much `num_tokens` has risen."""
-        before = self.num_tokens
-        if self._rest:
-            data = self._rest + data
-        if b"\r" in data:
-            data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(EVENT_END)
-        for event in events:
-            self._count(event)
-        return self.num_tokens - before
-
-    def _count(self, event: bytes) -> None:
-        at = event.find(SERVER_SENT_EVENT)
-        if at < 0:  # a comment
-            return
-        payload = event[at + len(SERVER_SENT_EVENT) :]
-        if DONE in payload[:8]:
-            self.is_done = True
-            return
-        try:
-            chunk = _decode_chunk(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        if bytes(chunk.error) not in (b"", b"null"):
-            self.has_failed = True
-        for choice in chunk.choices:
-            if choice.token_ids is not None:
-                self.num_tokens += len(choice.token_ids)
-            elif choice.delta is None or choice.delta.role is None:
-                self.num_tokens += 1
-        if chunk.type.endswith(".delta"):
-            self.num_tokens += 1
-        elif chunk.type == "response.completed":
-            self.is_done = True
-        usage = _usage_of(chunk)
-        if usage is not None:
-            self.usage = usage
-            self.num_tokens = max(self.num_tokens, usage.output_tokens)
