@@ -12,13 +12,13 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
         --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench docs lock format clean
+.PHONY: help demo test bench bench-http docs lock format clean
 .DELETE_ON_ERROR:
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.run ## compare four policies on two presets and write a report
+demo: $(VENV)/.run ## serve emulated ranks over HTTP, by vLLM's rule and through the router
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.dev ## format, lint, types, import contract, doctests and tests
@@ -31,6 +31,16 @@ test: $(VENV)/.dev ## format, lint, types, import contract, doctests and tests
 bench: $(VENV)/.dev ## measure balance, speed and start-up; writes bench/out/bench.json
 	$(BIN)/python bench/run.py --out bench/out/bench.json
 
+PEERS := bench/out/peers
+
+bench-http: $(VENV)/.dev $(PEERS)/.done ## measure the router's cost beside vllm-router, sglang-router and smg
+	$(BIN)/python -m bench.http.run --peers $(PEERS) --memory-requests 200000 --out bench/out/http.json
+
+$(PEERS)/.done: requirements/peers.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/peers.txt
+	@touch $@
+
 docs: $(VENV)/.dev ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
@@ -39,6 +49,7 @@ docs: $(VENV)/.dev ## build the documentation into docs/_build/html
 lock: $(VENV)/.dev ## renew the locked requirements (UPGRADE=--upgrade for newer versions)
 	$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --all-extras -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) --group peers -o requirements/peers.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 
 format: $(VENV)/.dev ## format the code and apply safe lint fixes
