@@ -8,6 +8,7 @@ from balanceroute.kernels.arrays import Float64Array, Int64Array
 from balanceroute.kernels.jit import bare_kernel
 
 NONE = -1
+FREE, TAKEN, HELD = 0, 1, 2  # of a waiting request: nothing yet; placed; a rank keeps room for it
 
 
 class Ranks(NamedTuple):
@@ -28,7 +29,7 @@ class Waiting(NamedTuple):
     waits: Float64Array  # shape (N,): time waited, in mean waits
     preferred: Int64Array  # shape (N,): the rank that would save prompt tokens, or -1
     saved_tokens: Int64Array  # shape (N,)
-    is_taken: Int64Array  # shape (N,): 1 once placed; changed in place
+    is_taken: Int64Array  # shape (N,): FREE, TAKEN or HELD; changed in place
 
 
 @bare_kernel
@@ -43,7 +44,7 @@ def envelope_of(ranks: Ranks) -> float:
 @bare_kernel
 def place(ranks: Ranks, waiting: Waiting, mean_gain: Float64Array, request: int, rank: int) -> None:
     """Book a request on a rank, in the place of a mean one."""
-    waiting.is_taken[request] = 1
+    waiting.is_taken[request] = TAKEN
     ranks.sends[rank] -= 1
     ranks.free_kv[rank] -= waiting.prompt_tokens[request]
     ranks.work[rank] += waiting.gains[request, 0] / ranks.speeds[rank]

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
 from balanceroute.kernels.arrays import Float64Array, Int64Array
-from balanceroute.kernels.level import horizon_weights, moments, plan_level
+from balanceroute.kernels.level import plan_level
 from balanceroute.kernels.placing import NONE, Ranks, Waiting
 from balanceroute.kernels.spread import plan_spread
+from balanceroute.kernels.yardstick import horizon_weights, moments
 from balanceroute.policies.base import Binding, Plan
 from balanceroute.policies.classic import LeastTokens
 from balanceroute.policies.costs import CostSource

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from balanceroute.cluster.view import GroupView
+from balanceroute.kernels.berths import FEWEST_SLOTS_PER_WAIT
 
 FEWEST_ADMISSIONS = 100  # that the measured rate of admissions rests on, at least
 MEMORY_ENDS = 4096  # ended requests after which the older half counts half
@@ -47,7 +48,8 @@ class WaitPace:
         """
         if self._num_placed <= 0.0 or self._elapsed_s <= 0.0:
             return math.inf
-        return max(num_waiting, 2 * num_ranks) * self._elapsed_s / self._num_placed
+        num_admissions = max(num_waiting, FEWEST_SLOTS_PER_WAIT * num_ranks)
+        return num_admissions * self._elapsed_s / self._num_placed
 
 
 class OutputPace:

@@ -26,7 +26,7 @@ SHORT_FACTOR = 2.0  # of `hold_prefills` while slots are short
 PLANS_PER_CORRECTION, CORRECTION = 32, 1.15  # of the strength, towards a target
 WEAKEST, STRONGEST = 0.01, 10.0
 # Free slots for which requests are chosen, and pairs of a slot and a request that are looked at.
-MAX_CHOICES, MAX_PAIRS = 256, 16_384
+MAX_CHOICES, MAX_PAIRS = 256, 32_768
 
 NOTHING: Int64Array = np.zeros(0, np.int64)
 NO_TIMES: Float64Array = np.zeros(0)
