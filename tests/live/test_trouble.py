@@ -237,3 +237,18 @@ def test_a_stream_whose_end_is_not_read_frees_its_slot() -> None:
             await test()
 
     run(timed())
+
+
+def test_tokens_after_the_end_of_a_stream() -> None:
+    """They are passed on, and change no account."""
+
+    async def script(engine: FakeEngine, request: web.Request) -> web.StreamResponse:
+        return await stream(request, [chunk(), DONE, chunk(), chunk()])
+
+    async def test() -> None:
+        async with serving(FakeEngine(script)) as engine, routing(engine) as client:
+            status, body, _ = await client.post({"prompt": [1], "stream": True})
+            assert (200, chunk() + DONE + 2 * chunk()) == (status, body)
+            client.expect_nothing_left()
+
+    run(test())

@@ -31,7 +31,6 @@ class Proxy:
     def __init__(self, parts: Parts) -> None:
         self._parts, self._addresses = parts, parts.addresses
         self._group, self._planner = parts.group, parts.planner
-        self._clients: dict[str, int] = {}
         self._rate = EventRate()
         self._instance, self._numbers = secrets.token_hex(4), itertools.count()
 
@@ -46,7 +45,7 @@ class Proxy:
         ticket = Ticket(
             prompt_tokens=self._parts.prompts.count(facts),
             max_tokens=facts.max_tokens,
-            client=self._client(facts.user),
+            client=facts.client,
             prompt_hash=facts.prompt_hash,
             priority=facts.priority,
             is_streamed=facts.is_streamed,
@@ -184,7 +183,8 @@ class Proxy:
         try:
             while data := await read():
                 num_tokens = meter.feed(data)
-                if num_tokens > 0 and self._group.grow(ticket, num_tokens) > 0:
+                is_running = ticket.handle != NO_HANDLE  # whatever comes after its end
+                if num_tokens > 0 and is_running and self._group.grow(ticket, num_tokens) > 0:
                     self._planner.free()
                 if meter.is_done:
                     self._finish(call, meter)
@@ -253,12 +253,6 @@ class Proxy:
         headers[REQUEST_ID] = call.request_id
         headers[WORKER] = self._addresses[call.ticket.rank].name
         return headers
-
-    def _client(self, user: str) -> int:
-        """Return a number for whom a request is made for."""
-        if not user:
-            return -1
-        return self._clients.setdefault(user, len(self._clients))
 
     def _pinned_rank(self, request: web.BaseRequest) -> int:
         """Return the rank that a client is allowed to choose and has chosen, or -1."""
