@@ -45,7 +45,10 @@ async def stream(request: web.Request, events: list[bytes]) -> web.StreamRespons
 
 async def three_tokens(engine: FakeEngine, request: web.Request) -> web.StreamResponse:
     """Answer any request with three tokens, and state the usage."""
-    body = msgspec.json.decode(await request.read())
+    try:
+        body = msgspec.json.decode(await request.read())
+    except (msgspec.DecodeError, UnicodeDecodeError):  # in a part that routing does not read
+        return web.json_response({"error": {"message": "bad JSON", "code": 400}}, status=400)
     usage = {"prompt_tokens": 7, "completion_tokens": 3}
     if body.get("stream"):
         last = b"data: " + msgspec.json.encode({"choices": [], "usage": usage}) + b"\n\n"
