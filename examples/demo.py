@@ -3,10 +3,13 @@
 Two groups of 8 ranks serve a preset, one that only decodes and one whose ranks prefill in the same
 steps; each first as vLLM balances by itself, then behind `balanceroute serve`. What was measured is
 printed beside what perfect balance would have given and what the simulator says.
+
+``.venv/bin/python examples/demo.py --help`` tells of other presets, and of longer runs.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import os
@@ -32,12 +35,29 @@ from balanceroute.sim.config import SimConfig, StepTime
 from balanceroute.sim.run import simulate
 from balanceroute.types import Workload
 
-PRESET, NUM_RANKS, NUM_SLOTS, NUM_WAITING = "azure-2024-conv", 8, 72, 128
+NUM_RANKS, NUM_SLOTS, NUM_WAITING = 8, 72, 128
 STREAM_INTERVAL = 16  # tokens per chunk: emulator, router and load share this machine's cores
-WARMUP_S, DURATION_S = 6.0, 8.0  # of the wall
+NUM_SIMULATIONS = 5
 DELIVERY_S = 0.005  # what the simulator takes for the way to a rank
 VLLM, OURS = "vLLM's own rule", "balanceroute (br_auto)"
 START_S = 90.0
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is served, and for how long.
+
+    Attributes
+    ----------
+    preset : str
+        The requests.
+    warmup_s, duration_s : float
+        What is left out at the start, and what is measured, seconds of the wall.
+    """
+
+    preset: str
+    warmup_s: float
+    duration_s: float
 
 
 @dataclass(frozen=True)
@@ -108,7 +128,7 @@ def announced_url(server: subprocess.Popen[bytes], name: str) -> str:
     raise SystemExit(f"demo: `balanceroute {name}` ended with exit code {server.wait()}")
 
 
-def measured(scenario: Scenario, rule: str, log: IO[bytes]) -> Measurement:
+def measured(scale: Scale, scenario: Scenario, rule: str, log: IO[bytes]) -> Measurement:
     """Serve the preset over HTTP by one rule, and measure it."""
     size = ["--ranks", str(NUM_RANKS), "--slots", str(NUM_SLOTS), "--port", "0"]
     pace = ["--speedup", f"{scenario.speedup:g}", "--stream-interval", str(STREAM_INTERVAL)]
@@ -123,50 +143,65 @@ def measured(scenario: Scenario, rule: str, log: IO[bytes]) -> Measurement:
             url=url,
             steps_url=engine,
             pool=NUM_WAITING,
-            warmup_s=WARMUP_S,
-            duration_s=DURATION_S,
+            warmup_s=scale.warmup_s,
+            duration_s=scale.duration_s,
             label=rule,
         )
-        workload, _ = read_requests(PRESET, config)
+        workload, _ = read_requests(scale.preset, config)
         return asyncio.run(until_measured(workload, config))
 
 
 async def until_measured(workload: Workload, config: LoadConfig) -> Measurement:
     """Replay until there is enough; who still waits for an answer then is sent away."""
     stop = asyncio.Event()
-    asyncio.get_running_loop().call_later(WARMUP_S + DURATION_S, stop.set)
+    assert config.duration_s is not None
+    asyncio.get_running_loop().call_later(config.warmup_s + config.duration_s, stop.set)
     return await replay(workload, config, stop=stop)
 
 
-def predicted(scenario: Scenario, rule: str, window_s: tuple[float, float]) -> Metrics:
-    """Simulate the same, and count the same time."""
+def predicted(
+    scale: Scale, scenario: Scenario, rule: str, window_s: tuple[float, float]
+) -> list[Metrics]:
+    """Simulate the same, and count the same time.
+
+    Several times: when a request comes differs by chance, and what follows from that does too.
+    """
     config, name = scenario.sim_config, "br_auto"
     if rule == VLLM:
         name, config = "vllm", replace(config, binding="immediate")
     else:
         config = replace(config, delivery_s=DELIVERY_S * scenario.speedup)
-    sends = LoadConfig(url="http://127.0.0.1", duration_s=DURATION_S)
-    workload, _ = read_requests(PRESET, sends, num_requests=6000)
-    policy = make_policy(name, rng=np.random.default_rng(0))
-    return summarize(replace(simulate(workload, config, policy), window_s=window_s))
+    config = replace(config, delivery_jitter_s=DELIVERY_S * scenario.speedup)
+    # More than the window can hold.
+    num_requests = NUM_RANKS * NUM_SLOTS * max(10, round(0.5 * window_s[1]))
+    sends = LoadConfig(url="http://127.0.0.1", duration_s=scale.duration_s)
+    workload, _ = read_requests(scale.preset, sends, num_requests=num_requests)
+    predictions = []
+    for seed in range(NUM_SIMULATIONS):
+        policy = make_policy(name, rng=np.random.default_rng(seed))
+        records = simulate(workload, config, policy, seed=seed)
+        assert records.steps.start_s[-1] > window_s[1], "too few requests"
+        predictions.append(summarize(replace(records, window_s=window_s)))
+    return predictions
 
 
-def row(rule: str, metrics: Metrics, prediction: Metrics) -> list[str]:
+def row(rule: str, metrics: Metrics, predictions: list[Metrics]) -> list[str]:
     """Return a line of the table."""
-    throughput, expected = metrics.throughput_tok_per_s, prediction.throughput_tok_per_s
+    expected = np.array([each.throughput_tok_per_s for each in predictions], np.float64)
+    idle = float(np.mean([each.idle_ratio for each in predictions]))
+    throughput = metrics.throughput_tok_per_s
     assert throughput is not None
-    assert expected is not None
     return [
         rule,
         f"{throughput:,.0f}",
         f"{metrics.idle_ratio:.1%}",
-        f"{expected:,.0f}",
-        f"{prediction.idle_ratio:.1%}",
-        f"{throughput / expected - 1:+.1%}",
+        f"{expected.mean():,.0f} ± {expected.std(ddof=1):,.0f}",
+        f"{idle:.1%}",
+        f"{throughput / expected.mean() - 1:+.1%}",
     ]
 
 
-def show(console: Console, scenario: Scenario, log: IO[bytes]) -> None:
+def show(console: Console, scale: Scale, scenario: Scenario, log: IO[bytes]) -> None:
     """Measure and print one scenario."""
     table = Table(title=scenario.name, title_justify="left", box=None, pad_edge=False)
     table.add_column("")
@@ -175,10 +210,10 @@ def show(console: Console, scenario: Scenario, log: IO[bytes]) -> None:
     figures = {}
     for rule in (VLLM, OURS):
         with console.status(f"{scenario.name}: {rule}"):
-            measurement = measured(scenario, rule, log)
+            measurement = measured(scale, scenario, rule, log)
             figures[rule] = summarize(measurement.records)
-            prediction = predicted(scenario, rule, measurement.records.window_s)
-        table.add_row(*row(rule, figures[rule], prediction))
+            predictions = predicted(scale, scenario, rule, measurement.records.window_s)
+        table.add_row(*row(rule, figures[rule], predictions))
         if measurement.num_failed:
             raise SystemExit(f"demo: {measurement.num_failed} requests failed; see {log.name}")
     console.print(table)
@@ -198,19 +233,31 @@ def verdict(before: Metrics, after: Metrics) -> str:
     )
 
 
+def options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description="What balance is worth, over HTTP.")
+    parser.add_argument("--preset", default="azure-2024-conv", help="see `balanceroute trace list`")
+    parser.add_argument("--warmup", type=float, default=6.0, help="left out, seconds")
+    parser.add_argument("--seconds", type=float, default=8.0, help="measured")
+    parser.add_argument("--decode-only", action="store_true", help="leave out ranks that prefill")
+    return parser.parse_args()
+
+
 def main() -> None:
     """Run the demo; nothing that it starts outlives it."""
+    chosen = options()
+    scale = Scale(chosen.preset, chosen.warmup, chosen.seconds)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     console, began_s = Console(), time.monotonic()
     console.print(
-        f"{PRESET} over HTTP: {NUM_RANKS} emulated ranks of {NUM_SLOTS} slots in lockstep, kept "
-        f"full, {NUM_WAITING} requests waiting.\n",
+        f"{scale.preset} over HTTP: {NUM_RANKS} emulated ranks of {NUM_SLOTS} slots in lockstep, "
+        f"kept full, {NUM_WAITING} requests waiting.\n",
         highlight=False,
     )
     with tempfile.NamedTemporaryFile(prefix="balanceroute-demo-", suffix=".log") as log:
-        for scenario in SCENARIOS:
-            show(console, scenario, log)
-    console.print(f"{time.monotonic() - began_s:.0f} s. One run of {DURATION_S:g} s each.")
+        for scenario in SCENARIOS[: 1 if chosen.decode_only else None]:
+            show(console, scale, scenario, log)
+    console.print(f"{time.monotonic() - began_s:.0f} s. One run of {scale.duration_s:g} s each.")
     console.print("Your own trace: .venv/bin/balanceroute simulate FILE --ranks G --slots B")
     console.print("Your own ranks: .venv/bin/balanceroute serve --worker-urls URL…")
 

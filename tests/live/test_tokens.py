@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balanceroute.live.group import LiveGroup, Ticket
+from balanceroute.live.group import LiveGroup
+from balanceroute.live.ticket import Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, Usage
 from balanceroute.policies.classic import Fcfs
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from aiohttp import web
 from multidict import CIMultiDict
 
-from balanceroute.live.group import Ticket
+from balanceroute.live.ticket import Ticket
 from balanceroute.live.wire import RequestFacts
 
 REQUEST_ID = "X-Request-Id"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,50 +16,11 @@ from balanceroute.cluster.view import GroupView
 from balanceroute.errors import PlanError
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 from balanceroute.kernels.waiting import has_room
+from balanceroute.live.progress import PrefillProgress
+from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.policies.base import Plan, Policy, checked_plan, follows_requests
 
-NO_HANDLE = -1
 IMMEDIATE: Int64Array = np.zeros(0, np.int64)  # no limit of slots
-
-
-def _ignore(ticket: Ticket) -> None:
-    """Do nothing: who sends a request to a rank of its own choice knows."""
-
-
-@dataclass(eq=False, slots=True, kw_only=True)
-class Ticket:
-    """One request on its way through the router.
-
-    Attributes
-    ----------
-    prompt_tokens, max_tokens, client, prompt_hash, priority : int
-        What is known of it, as in `Ledger.send`; the prompt's length may be an estimate.
-    is_streamed : bool
-        Whether its tokens are seen one by one.
-    pinned_rank : int
-        The rank that the client has asked for, or -1.
-    on_placed : callable
-        Called with the ticket once it has a rank.
-    number, rank, handle : int
-        Its number, its rank and its account in the ledger; the latter -1 while it has none.
-    arrived_s, sent_s, output_tokens
-        When it came and was sent last, and what it has given since then.
-    """
-
-    prompt_tokens: int
-    max_tokens: int = 0
-    client: int = -1
-    prompt_hash: int = 0
-    priority: int = 0
-    is_streamed: bool = True
-    pinned_rank: int = -1
-    on_placed: Callable[[Ticket], None] = _ignore
-    number: int = field(default=-1, init=False)
-    rank: int = field(default=-1, init=False)
-    handle: int = field(default=NO_HANDLE, init=False)
-    arrived_s: float = field(default=0.0, init=False)
-    sent_s: float = field(default=0.0, init=False)
-    output_tokens: int = field(default=0, init=False)
 
 
 class LiveGroup:
@@ -100,6 +60,7 @@ class LiveGroup:
         natural = policy.binding == "immediate"
         self.is_immediate = natural if is_immediate is None else is_immediate
         self.ledger = Ledger(num_ranks=num_ranks, keeps_events=True)
+        self._progress = _progress(self.ledger, costs)
         self._retold: RecordArray = NO_EVENTS  # for a policy that has come later
         self._pool = Pool()
         self._pooled: dict[int, Ticket] = {}
@@ -142,6 +103,8 @@ class LiveGroup:
     def add_rank(self, *, num_slots: int, kv_tokens: int | None) -> None:
         """Make room for one more rank, the last one; it is closed to begin with."""
         self.ledger.add_rank()
+        if self._progress is not None:
+            self._progress.add_rank()
         columns = ("num_slots", "kv_tokens", "_is_open", "foreign_reqs", "foreign_tokens")
         first = (num_slots, kv_tokens or UNLIMITED_TOKENS, False, 0, 0, 0)
         for name, value in zip((*columns, "disagreement_tokens"), first, strict=True):
@@ -197,11 +160,16 @@ class LiveGroup:
         if not ticket.is_streamed:  # nobody will tell when it starts; it grows with the others
             self.ledger.start(ticket.handle)
             self.ledger.prefill(ticket.handle, ticket.prompt_tokens)
+        elif self._progress is not None:
+            self._progress.send(ticket)
 
     def grow(self, ticket: Ticket, num_tokens: int) -> int:
         """Book tokens that a request has given; return the steps of its rank that this reveals."""
         ticket.output_tokens += num_tokens
-        return observe(self.ledger, ticket.handle, ticket.output_tokens)
+        num_steps = observe(self.ledger, ticket.handle, ticket.output_tokens)
+        if num_steps > 0 and self._progress is not None:
+            self._progress.step(ticket.rank, self._clock(), self.num_slots)
+        return num_steps
 
     def correct(self, ticket: Ticket, *, prompt_tokens: int, output_tokens: int) -> None:
         """Book what the engine says that a request has come to."""
@@ -272,3 +240,10 @@ class LiveGroup:
         """Raise `PlanError` if the running totals differ from the requests in flight."""
         if not np.array_equal(self.ledger.recount(), self.ledger.ranks):
             raise PlanError("the ledger's totals differ from its requests; please report this")
+
+
+def _progress(ledger: Ledger, costs: StepCosts | None) -> PrefillProgress | None:
+    """Return who books prompts step by step, if ranks prefill and it is known how."""
+    if costs is None or costs.budget_tokens is None:
+        return None
+    return PrefillProgress(ledger, budget_tokens=costs.budget_tokens, has_barrier=costs.has_barrier)

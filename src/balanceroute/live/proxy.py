@@ -13,8 +13,8 @@ from multidict import CIMultiDict
 
 from balanceroute.live.answers import Refusal
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
-from balanceroute.live.group import NO_HANDLE, Ticket
 from balanceroute.live.parts import Parts
+from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, Usage, read_usage
 from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
 from balanceroute.live.wire import BadBody, read_request

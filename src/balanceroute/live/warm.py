@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.live.group import LiveGroup, Ticket
+from balanceroute.live.group import LiveGroup
+from balanceroute.live.ticket import Ticket
 from balanceroute.policies.registry import make_policy
 
 NUM_ROUNDS, NUM_SLOTS = 3, 2

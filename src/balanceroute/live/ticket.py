@@ -1,0 +1,48 @@
+"""A request as the router's bookkeeping knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+NO_HANDLE = -1
+
+
+def _ignore(ticket: Ticket) -> None:
+    """Do nothing: who sends a request to a rank of its own choice knows."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Ticket:
+    """One request on its way through the router.
+
+    Attributes
+    ----------
+    prompt_tokens, max_tokens, client, prompt_hash, priority : int
+        What is known of it, as in `Ledger.send`; the prompt's length may be an estimate.
+    is_streamed : bool
+        Whether its tokens are seen one by one.
+    pinned_rank : int
+        The rank that the client has asked for, or -1.
+    on_placed : callable
+        Called with the ticket once it has a rank.
+    number, rank, handle : int
+        Its number, its rank and its account in the ledger; the latter -1 while it has none.
+    arrived_s, sent_s, output_tokens
+        When it came and was sent last, and what it has given since then.
+    """
+
+    prompt_tokens: int
+    max_tokens: int = 0
+    client: int = -1
+    prompt_hash: int = 0
+    priority: int = 0
+    is_streamed: bool = True
+    pinned_rank: int = -1
+    on_placed: Callable[[Ticket], None] = _ignore
+    number: int = field(default=-1, init=False)
+    rank: int = field(default=-1, init=False)
+    handle: int = field(default=NO_HANDLE, init=False)
+    arrived_s: float = field(default=0.0, init=False)
+    sent_s: float = field(default=0.0, init=False)
+    output_tokens: int = field(default=0, init=False)
