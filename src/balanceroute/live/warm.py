@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
@@ -9,27 +11,47 @@ from balanceroute.live.group import LiveGroup
 from balanceroute.live.ticket import Ticket
 from balanceroute.policies.registry import make_policy
 
-NUM_ROUNDS, NUM_SLOTS = 3, 2
+# So many that a policy also does what it does now and then; of each kind half have company.
+NUM_PLANS, NUM_SLOTS, NUM_WAITING = 400, 8, 24
+SHORT, LONG = (20, 4), (2000, 30)  # prompt and output tokens: the one foretells the other
+STEP_S = 0.03
 
 
 def warm(policy: str, *, num_ranks: int, costs: StepCosts | None) -> None:
-    """Let a policy of the same kind serve a few requests of no importance."""
-    rng = np.random.default_rng(0)
+    """Let a policy of the same kind serve requests of no importance.
+
+    Its slots are short at first, and then there are more than enough; outputs follow from prompts,
+    so that a policy that looks ahead finds a reason to.
+    """
+    rng, now_s = np.random.default_rng(0), [0.0]
     group = LiveGroup(
         num_ranks=num_ranks,
         policy=make_policy(policy, rng=rng),
         num_slots=NUM_SLOTS,
         costs=costs,
+        clock=lambda: now_s[0],
     )
-    running: list[Ticket] = []
-    for prompt_tokens in rng.integers(1, 1000, size=NUM_ROUNDS * (NUM_SLOTS + 1) * num_ranks):
-        group.enter(Ticket(prompt_tokens=int(prompt_tokens)))
-    for _ in range(NUM_ROUNDS):
-        running += group.plan()
-        for ticket in running:
-            for _ in range(NUM_ROUNDS):
+    running: deque[tuple[Ticket, int]] = deque()
+    for num_waiting in (NUM_WAITING, 1):
+        for _ in range(NUM_PLANS):
+            now_s[0] += STEP_S
+            while group.num_waiting < num_waiting:
+                prompt_tokens, _ = (SHORT, LONG)[int(rng.random() < 0.5)]
+                group.enter(Ticket(prompt_tokens=prompt_tokens + int(rng.integers(10))))
+            running += [(ticket, _output_tokens(ticket)) for ticket in group.plan()]
+            for _ in range(len(running)):
+                ticket, left = running.popleft()
                 group.grow(ticket, 1)
-        for ticket in running[::2]:
-            group.correct(ticket, prompt_tokens=ticket.prompt_tokens + 1, output_tokens=4)
-            group.close(ticket, has_completed=True)
-        running = running[1::2]
+                if left > 1:
+                    running.append((ticket, left - 1))
+                    continue
+                group.correct(
+                    ticket,
+                    prompt_tokens=ticket.prompt_tokens + 1,
+                    output_tokens=ticket.output_tokens,
+                )
+                group.close(ticket, has_completed=True)
+
+
+def _output_tokens(ticket: Ticket) -> int:
+    return (SHORT if ticket.prompt_tokens < LONG[0] else LONG)[1]
