@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import msgspec
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.ticket import Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, Usage
+from balanceroute.live.wire import read_request
 from balanceroute.policies.classic import Fcfs
 
 
@@ -93,3 +95,26 @@ def test_usage_that_makes_no_sense_teaches_nothing() -> None:
     rate.learn(num_events=50, output_tokens=2)
     rate.learn(num_events=1, output_tokens=1000)
     assert 1.0 == rate.tokens_per_event
+
+
+@pytest.mark.parametrize(
+    ("prompt", "num_ids"),
+    [
+        ([1, 2, 3], 3),
+        ([[1, 2], [3]], 3),
+        ([7], 1),
+        ([], None),
+        ([[1], []], None),
+        (["a", "b"], None),
+        ([1.5], None),
+        ("1,2", None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":")])
+def test_token_ids_are_counted(
+    prompt: object, num_ids: int | None, separators: tuple[str, str]
+) -> None:
+    """Where a prompt is nothing else."""
+    body = json.dumps({"prompt": prompt}, separators=separators).encode()
+    assert read_request("/v1/completions", body).prompt_ids == num_ids

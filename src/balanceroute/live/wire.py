@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 NUM_CLIENTS = 1 << 40  # that can be told apart; classifiers put the number into a key of 64 bits
+OF_IDS = b"0123456789,[] \t\r\n"  # what lists of token ids are written with
 MESSAGE_TOKENS = 4  # what a chat template adds to a message, about
 PATHS = {  # endpoints that make the engine generate, and what their prompt is called
     "/v1/completions": "prompt",
@@ -106,17 +107,14 @@ def read_request(path: str, body: bytes) -> RequestFacts:
 
 
 def _num_ids(raw: bytes) -> int | None:
-    """Return the length of a prompt of token ids, of the longest of several; None for text."""
-    if not raw.startswith(b"["):
+    """Return how many ids a prompt of token ids has, all of its lists together; None for text.
+
+    Counted by the commas of what is JSON already: to make numbers of ten thousand ids takes longer
+    than the rest of what a router does for them.
+    """
+    if not raw.startswith(b"[") or raw.translate(None, OF_IDS):
         return None
-    try:
-        prompt = _decode_any(raw)
-    except msgspec.DecodeError:
-        return None
-    prompts = prompt if prompt and isinstance(prompt[0], list) else [prompt]
-    if not all(part and all(type(token) is int for token in part) for part in prompts):
-        return None
-    return sum(len(part) for part in prompts)
+    return None if b"[]" in raw else raw.count(b",") + 1  # engines refuse empty lists
 
 
 def _value(raw: msgspec.Raw) -> object:
