@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from balanceroute.cli.load_result import load_result
 from balanceroute.loadgen import load_records
+from balanceroute.report.measurement import from_json
 from tests.cli.command import Run
 from tests.loadgen.servers import FakeServer, in_thread, stream_tokens
 
@@ -48,7 +48,7 @@ def test_json_is_the_result_and_nothing_else(run: Run, trace: str) -> None:
         metrics[name] for name in ("num_tokens", "efficiency", "longest_wait_ratio")
     )
     assert metrics["ttft_s"]["p99"] > 0
-    load_result(outcome.out)
+    from_json(outcome.out)
 
 
 def test_the_table_fits_80_columns(run: Run, trace: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_out_holds_the_result_and_the_records(run: Run, trace: str, tmp_path: Pa
         outcome = run("load", trace, "--url", url, "--out", str(out))
     assert 0 == outcome.code
     assert {"result.json", "records.npz"} == {path.name for path in out.iterdir()}
-    assert load_result((out / "result.json").read_bytes()).runs[0].requests.answered == 20
+    assert from_json((out / "result.json").read_bytes()).runs[0].requests.answered == 20
     assert 20 == len(load_records(out / "records.npz").requests.arrival_s)
 
 

@@ -18,8 +18,8 @@ from balanceroute.cli.simulate import option
 from balanceroute.errors import ConfigError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
-    from balanceroute.cli.load_result import MeasurementResult
     from balanceroute.loadgen import LoadConfig, Measurement, Snapshot
+    from balanceroute.report.measurement import MeasurementResult
     from balanceroute.types import Workload
 
 # aiohttp, NumPy and Rich are imported inside the command, so that --help stays instant.
@@ -109,7 +109,7 @@ def load(
             on_progress=partial(show, f"reading {source}"),
         )
     measurement = _run(workload, config)
-    from balanceroute.cli.load_result import make_result
+    from balanceroute.report.measured.make import make_result
 
     result = make_result(measurement, config, workload, num_source_requests)
     publish(result, measurement, out=out, as_json=as_json)
@@ -123,11 +123,11 @@ def publish(
     result: MeasurementResult, measurement: Measurement, *, out: Path | None, as_json: bool
 ) -> None:
     """Write the result to `out`, if anywhere, and print it."""
-    from balanceroute.cli.load_result import to_json
-    from balanceroute.cli.load_table import describe_requests, render_table
     from balanceroute.cli.output import print_bytes, print_rich
     from balanceroute.files import write_atomically
-    from balanceroute.loadgen import save_records
+    from balanceroute.records import save_records
+    from balanceroute.report.measured.table import describe_requests, render_table
+    from balanceroute.report.measurement import to_json
 
     if out is not None:
         save_records(measurement.records, out / "records.npz")

@@ -7,7 +7,7 @@ from balanceroute.loadgen.config import LoadConfig
 from balanceroute.loadgen.plan import read_requests
 from balanceroute.loadgen.recorder import Failure, Measurement
 from balanceroute.loadgen.run import Snapshot, replay
-from balanceroute.loadgen.store import load_records, save_records
+from balanceroute.records import load_records, save_records
 
 __all__ = [
     "Failure",

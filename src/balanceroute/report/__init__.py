@@ -9,12 +9,12 @@ from balanceroute.report.result import (
     RunResult,
     SimulationResult,
     StepTimeInfo,
-    WorkloadInfo,
     from_json,
     to_json,
 )
 from balanceroute.report.table import render_table
 from balanceroute.report.verdict import Verdict, judge
+from balanceroute.report.workload import WorkloadInfo
 
 __all__ = [
     "SCHEMA",

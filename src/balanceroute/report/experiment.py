@@ -13,7 +13,8 @@ from balanceroute.errors import ConfigError
 from balanceroute.policies.registry import make_policy
 from balanceroute.report.digest import RunDigest, digest
 from balanceroute.report.result import RunResult, SimulationResult
-from balanceroute.report.runs import group_info, run_policy, workload_info
+from balanceroute.report.runs import group_info, run_policy
+from balanceroute.report.workload import workload_info
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.warm import warm
 from balanceroute.types import Workload
@@ -182,7 +183,7 @@ class Experiment:
         self, source: Workload | None, workload: Workload, runs: list[RunResult]
     ) -> SimulationResult:
         return SimulationResult(
-            workload=workload_info(source, workload),
+            workload=workload_info(workload, None if source is None else source.num_requests),
             group=group_info(self.config, rate_scale=self.rate_scale),
             runs=tuple(runs),
         )

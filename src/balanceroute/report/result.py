@@ -12,41 +12,11 @@ import msgspec
 
 from balanceroute.errors import ConfigError
 from balanceroute.metrics import Metrics
+from balanceroute.report.workload import WorkloadInfo
 
 SCHEMA: Literal["balanceroute.simulation.v1"] = "balanceroute.simulation.v1"
 
 Binding = Literal["pooled", "immediate"]
-
-
-class WorkloadInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What was simulated.
-
-    Attributes
-    ----------
-    name : str
-        Preset or file name.
-    num_requests : int
-        Requests given to the simulator.
-    num_source_requests : int or None
-        Requests in the file; None for a preset, which is drawn and has no end.
-    sampling : str
-        ``"file_order"``, ``"with_replacement"`` or ``"preset"``.
-    fingerprint : str
-        Hash of the lengths and arrivals, to tell whether two results used the same requests.
-    prompt_tokens_mean, output_tokens_mean : float
-        Mean lengths.
-    notes : tuple of str
-        What the reader left out or changed, with counts.
-    """
-
-    name: str
-    num_requests: int
-    num_source_requests: int | None
-    sampling: Literal["file_order", "with_replacement", "preset"]
-    fingerprint: str
-    prompt_tokens_mean: float
-    output_tokens_mean: float
-    notes: tuple[str, ...] = ()
 
 
 class StepTimeInfo(msgspec.Struct, frozen=True, kw_only=True):

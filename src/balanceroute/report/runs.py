@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
 from balanceroute.metrics import summarize
 from balanceroute.policies.registry import make_policy
-from balanceroute.report.result import GroupInfo, RunResult, StepTimeInfo, WorkloadInfo
+from balanceroute.report.result import GroupInfo, RunResult, StepTimeInfo
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.run import simulate
 from balanceroute.types import RunRecords, Workload
-from balanceroute.workload import fingerprint
 
 POLICY_STREAM = 2  # which random numbers of a seed the policies use
 
@@ -86,25 +84,4 @@ def group_info(config: SimConfig, *, rate_scale: float = 1.0) -> GroupInfo:
         warmup_steps=config.warmup_steps,
         rank_speeds=config.rank_speeds or None,
         barrier=config.has_barrier,
-    )
-
-
-def workload_info(source: Workload | None, workload: Workload) -> WorkloadInfo:
-    """Return requests as they stand in a result, `source` being the file; None for a preset."""
-    sampling: Literal["preset", "with_replacement", "file_order"]
-    if source is None:
-        sampling = "preset"
-    elif workload.num_requests > source.num_requests:
-        sampling = "with_replacement"
-    else:
-        sampling = "file_order"
-    return WorkloadInfo(
-        name=workload.name,
-        num_requests=workload.num_requests,
-        num_source_requests=None if source is None else source.num_requests,
-        sampling=sampling,
-        fingerprint=fingerprint(workload),
-        prompt_tokens_mean=float(workload.prompt_tokens.mean()),
-        output_tokens_mean=float(workload.output_tokens.mean()),
-        notes=workload.notes,
     )

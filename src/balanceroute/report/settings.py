@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from balanceroute.report.result import GroupInfo, SimulationResult, WorkloadInfo
+from balanceroute.report.result import GroupInfo, SimulationResult
+from balanceroute.report.workload import WorkloadInfo
 
 _ARRIVALS = {
     "trace": "at the times of the trace",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from balanceroute.errors import ConfigError
-from balanceroute.report.result import WorkloadInfo
-from balanceroute.report.runs import workload_info
+from balanceroute.report.workload import WorkloadInfo, workload_info
 from balanceroute.types import Workload
 from balanceroute.workload import PRESETS, head, load
 
@@ -49,7 +48,7 @@ def read_requests(
         if format_name is not None:
             raise ConfigError(f"--format is for files, but {source} is a preset; leave it out")
         drawn = load(source, num_requests=num_requests, seed=seed, with_arrivals=False)
-        return drawn, workload_info(None, drawn)
+        return drawn, workload_info(drawn, None)
     if num_requests is not None and num_requests < 1:
         raise ConfigError(f"--requests must be at least 1, got {num_requests}")
     workload = load(source, format_name=format_name, on_progress=on_progress)
@@ -60,4 +59,4 @@ def read_requests(
             f"got {num_requests:,}"
         )
     first = head(workload, wanted)
-    return first, workload_info(workload, first)
+    return first, workload_info(first, workload.num_requests)

@@ -10,7 +10,8 @@ from typing import Literal
 
 import msgspec
 
-from balanceroute.report.result import SimulationResult, WorkloadInfo
+from balanceroute.report.result import SimulationResult
+from balanceroute.report.workload import WorkloadInfo
 
 SCHEMA: Literal["balanceroute.prediction.v1"] = "balanceroute.prediction.v1"
 

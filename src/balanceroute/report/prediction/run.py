@@ -26,7 +26,8 @@ from balanceroute.report.prediction.gains import LOOKING_AHEAD, with_classifier
 from balanceroute.report.prediction.requests import read_requests
 from balanceroute.report.prediction.result import BinResult, ClassifierResult, PredictionResult
 from balanceroute.report.result import SimulationResult
-from balanceroute.report.runs import POLICY_STREAM, group_info, run_policy, workload_info
+from balanceroute.report.runs import POLICY_STREAM, group_info, run_policy
+from balanceroute.report.workload import workload_info
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.warm import warm
 from balanceroute.types import Workload
@@ -154,7 +155,9 @@ class Examination:
             for label, spec in specs.items()
         ]
         return SimulationResult(
-            workload=workload_info(None if self.source in PRESETS else later, workload),
+            workload=workload_info(
+                workload, None if self.source in PRESETS else later.num_requests
+            ),
             group=group_info(self.config),
             runs=tuple(runs),
         )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -16,15 +18,25 @@ from balanceroute.errors import ConfigError
 from balanceroute.files import write_atomically
 from balanceroute.types import LoadSamples, RequestRecords, RunRecords, StepRecords
 
-SCHEMA = "balanceroute.records.v1"
+SCHEMA: Literal["balanceroute.records.v1"] = "balanceroute.records.v1"
 GROUPS = {"steps": StepRecords, "requests": RequestRecords, "samples": LoadSamples}
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+# What a damaged archive raises; RuntimeError where it seems to be encrypted or of another version.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    msgspec.DecodeError,
+)
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What a run's records hold besides arrays."""
 
-    schema: str = SCHEMA
+    schema: Literal["balanceroute.records.v1"] = SCHEMA
     policy: str
     seed: int
     num_ranks: int
@@ -75,11 +87,10 @@ def load_records(path: Path) -> RunRecords:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             header = msgspec.json.decode(archive["header"].tobytes(), type=Header)
             parts: dict[str, Any] = {
-                group: kind(**{it.name: archive[f"{group}.{it.name}"] for it in fields(kind)})
-                for group, kind in GROUPS.items()
+                group: _read_group(archive, group, kind) for group, kind in GROUPS.items()
             }
             parts["decision_ns"] = archive["decision_ns"]
-    except (*UNREADABLE, msgspec.DecodeError) as error:
+    except UNREADABLE as error:
         raise ConfigError(
             f"{path}: not records of a run ({error}); give the records.npz that "
             "`balanceroute load --out` writes"
@@ -87,3 +98,12 @@ def load_records(path: Path) -> RunRecords:
     settings = msgspec.structs.asdict(header)
     del settings["schema"]
     return RunRecords(**settings, **parts)
+
+
+def _read_group(archive: Mapping[str, NDArray[Any]], group: str, kind: type) -> Any:
+    """Return columns of one length."""
+    columns = {field.name: archive[f"{group}.{field.name}"] for field in fields(kind)}
+    lengths = {len(column) for column in columns.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"columns of {group} have lengths {sorted(lengths)}")
+    return kind(**columns)

@@ -6,8 +6,8 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from balanceroute.cli.load_result import MeasuredRun, MeasurementResult
 from balanceroute.report.columns import COLUMNS, Column
+from balanceroute.report.measurement import MeasuredRun, MeasurementResult
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -47,3 +47,40 @@ def test_another_archive_is_bad_input(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(ConfigError, match="not records of a run"):
         load_records(tmp_path / "other.npz")
+
+
+def test_damaged_records_are_bad_input(tmp_path: Path) -> None:
+    """Cut off anywhere, or with a byte changed: one error, or all that was written."""
+    run = measure(FakeServer(), requests([1, 2]), label="a run").records
+    path = tmp_path / "records.npz"
+    save_records(run, path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    num_refused = 0
+    for place in rng.integers(0, len(whole), 60).tolist():
+        changed = bytes((*whole[:place], whole[place] ^ 0xFF, *whole[place + 1 :]))
+        for content in (whole[:place], changed):
+            path.write_bytes(content)
+            try:
+                load_records(path)
+            except ConfigError:
+                num_refused += 1
+            else:
+                assert content == changed
+    assert num_refused > 60
+
+
+def test_records_of_another_version_or_of_unequal_columns_are_bad_input(tmp_path: Path) -> None:
+    """Neither is read as if it were this version's."""
+    run = measure(FakeServer(), requests([1, 2]), label="a run").records
+    path = tmp_path / "records.npz"
+    save_records(run, path)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    header = arrays["header"].tobytes().replace(b"records.v1", b"records.v2")
+    np.savez(path, **arrays | {"header": np.frombuffer(header, np.uint8)})
+    with pytest.raises(ConfigError, match=r"balanceroute\.records\.v2"):
+        load_records(path)
+    np.savez(path, **arrays | {"requests.rank": np.zeros(3, np.int32)})
+    with pytest.raises(ConfigError, match=r"columns of requests have lengths \[2, 3\]"):
+        load_records(path)

@@ -1,0 +1,1 @@
+"""Runs against servers: their result document, their table, and their place beside a simulation."""
