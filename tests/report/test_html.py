@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from balanceroute.report.digest import MAX_POINTS, RunDigest, digest, make_cdf
 from balanceroute.report.extras import plotly_js
 from balanceroute.report.figures import (
     MAX_RANK_LINES,
+    Curve,
     distribution,
     envelopes,
     rank_loads,
@@ -31,6 +33,8 @@ from tests.report.results import GROUP, WORKLOAD, make_result, random_run
 
 pytest.importorskip("jinja2")
 pytest.importorskip("plotly")
+
+CURVE = Curve(name="br_0", index=0)
 
 
 def two_policies(num_ranks: int = 4) -> tuple[SimulationResult, list[RunRecords]]:
@@ -44,9 +48,12 @@ def two_policies(num_ranks: int = 4) -> tuple[SimulationResult, list[RunRecords]
     return make_result(*((run.policy, summarize(run)) for run in runs), group=group), runs
 
 
-def page_without_plotly(result: SimulationResult, digests: list[RunDigest]) -> str:
+def page_without_plotly(
+    result: SimulationResult, digests: list[RunDigest], measured: Sequence[RunDigest] = ()
+) -> str:
     """Return the page less the library that it carries."""
-    page = build_page(result, digests, command="balanceroute simulate mooncake-conversation")
+    command = "balanceroute simulate mooncake-conversation"
+    page = build_page(result, digests, measured=measured, command=command)
     assert page.count(plotly_js()) == 1
     return page.replace(plotly_js(), "")
 
@@ -138,8 +145,8 @@ def test_many_ranks_are_drawn_as_bands_and_few_as_lines() -> None:
         digest(random_run("br_0", spread=0.1, num_ranks=ranks, num_steps=50))
         for ranks in (MAX_RANK_LINES, MAX_RANK_LINES + 1)
     )
-    assert len(rank_loads(0, few, max_tokens=1.0).traces) == MAX_RANK_LINES + 2
-    assert len(rank_loads(0, many, max_tokens=1.0).traces) == 5
+    assert len(rank_loads("few", "br_0", few, max_tokens=1.0).traces) == MAX_RANK_LINES + 2
+    assert len(rank_loads("many", "br_0", many, max_tokens=1.0).traces) == 5
 
 
 def test_lines_are_cut_down_and_keep_both_ends() -> None:
@@ -153,17 +160,19 @@ def test_lines_are_cut_down_and_keep_both_ends() -> None:
 def test_a_curve_starts_at_the_share_of_zeros() -> None:
     """Three of four waits are 0, which no logarithmic axis holds."""
     cdf = make_cdf(np.array([0.0, 0.0, 0.0, 8.0]))
-    (trace,) = distribution("wait", "wait", "s", [("br_0", cdf)]).traces
+    (trace,) = distribution("wait", "wait", "s", [(CURVE, cdf)]).traces
     assert isinstance(trace["y"], list)
     assert trace["y"][0] == pytest.approx(0.76)
     nothing = make_cdf(np.zeros(3)), make_cdf(np.empty(0))
-    assert distribution("wait", "wait", "s", [("a", nothing[0]), ("b", nothing[1])]).traces == []
+    assert (
+        distribution("wait", "wait", "s", [(CURVE, nothing[0]), (CURVE, nothing[1])]).traces == []
+    )
 
 
 def test_the_envelope_is_drawn_for_counted_steps_only() -> None:
     """A drain with one busy rank would hide everything else."""
     run = digest(random_run("br_0", spread=0.1))
-    (trace,) = envelopes([run]).traces
+    (trace,) = envelopes([(CURVE, run)]).traces
     counted = (run.time_s >= run.window_s[0]) & (run.time_s < run.window_s[1])
     assert isinstance(trace["x"], list)
     assert len(trace["x"]) == np.count_nonzero(counted) < len(run.time_s)

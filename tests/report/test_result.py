@@ -23,7 +23,7 @@ def test_a_result_survives_the_round_trip() -> None:
 def test_the_document_has_the_documented_names_in_order() -> None:
     """Names and order are part of version 1."""
     document = json.loads(to_json(RESULT))
-    assert list(document) == ["schema", "workload", "group", "runs"]
+    assert list(document) == ["schema", "workload", "group", "runs", "measured"]
     assert document["schema"] == SCHEMA
     assert " ".join(document["workload"]) == (
         "name num_requests num_source_requests sampling fingerprint prompt_tokens_mean "
@@ -40,7 +40,7 @@ def test_the_document_has_the_documented_names_in_order() -> None:
         "seconds_per_token",
         "kappa0_tokens",
     ]
-    assert list(document["runs"][0]) == ["policy", "seed", "binding", "metrics"]
+    assert list(document["runs"][0]) == ["policy", "seed", "binding", "metrics", "window_s"]
 
 
 def test_the_document_is_indented_and_ends_in_one_line_feed() -> None:

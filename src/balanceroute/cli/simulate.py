@@ -94,11 +94,16 @@ def simulate(
     start: Annotated[
         str | None, option("stationary or empty; else stationary if saturated.")
     ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        option("Folder of `load --out` to show beside the policy of its label; may be repeated."),
+    ] = None,
     out: Annotated[Path | None, option("Folder for result.json and report.html.")] = None,
     as_json: Annotated[bool, option("Print JSON and nothing else.", "--json")] = False,
 ) -> None:
     """Compare what the ranks lose at the barrier under routing policies, on a trace or preset."""
     from balanceroute.report.experiment import Experiment
+    from balanceroute.report.measured.folder import read_folder
     from balanceroute.sim.config import SimConfig, StepTime
 
     config = SimConfig(
@@ -133,30 +138,39 @@ def simulate(
         rate_per_s=rate,
         seed=seed,
         num_repeats=repeats,
+        measured=tuple(read_folder(path) for path in measured or ()),
     )
     with progress_bar() as show:
         result, digests = experiment.run(show)
-    publish(result, digests, out=out, as_json=as_json)
+    measured_digests = [each.digest for each in experiment.measured]
+    publish(result, digests, measured_digests, out=out, as_json=as_json)
 
 
 def publish(
-    result: SimulationResult, digests: Sequence[RunDigest], *, out: Path | None, as_json: bool
+    result: SimulationResult,
+    digests: Sequence[RunDigest],
+    measured: Sequence[RunDigest],
+    *,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Write the result to `out`, if anywhere, and print it."""
     from balanceroute.cli.output import print_bytes, print_rich
     from balanceroute.files import write_atomically
     from balanceroute.report import judge, render_table, to_json
+    from balanceroute.report.measured.rows import measured_notes
 
     if out is not None:
         from balanceroute.report.html import write_report
 
         command = shlex.join(["balanceroute", *sys.argv[1:]])
-        write_report(result, digests, out / "report.html", command=command)
+        page = out / "report.html"
+        write_report(result, digests, page, measured=measured, command=command)
         write_atomically(out / "result.json", to_json(result))
     if as_json:
         print_bytes(to_json(result))
         return
-    notes = [f"note: {note}" for note in result.workload.notes]
+    notes = [f"note: {note}" for note in (*result.workload.notes, *measured_notes(result))]
     written = [] if out is None else [f"\nreport: {out / 'report.html'}"]
     print_rich(*notes, render_table(result), "", judge(result).text, *written)
 

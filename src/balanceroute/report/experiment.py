@@ -7,18 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 import numpy as np
 
 from balanceroute.errors import ConfigError
 from balanceroute.policies.registry import make_policy
 from balanceroute.report.digest import RunDigest, digest
+from balanceroute.report.measured.compare import compare_measured
+from balanceroute.report.measured.folder import MeasuredFolder
 from balanceroute.report.result import RunResult, SimulationResult
 from balanceroute.report.runs import group_info, run_policy
 from balanceroute.report.workload import workload_info
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.warm import warm
 from balanceroute.types import Workload
-from balanceroute.workload import PRESETS, load, poisson_arrivals, resize
+from balanceroute.workload import PRESETS, fingerprint, load, poisson_arrivals, resize
 
 ARRIVAL_STREAM = 3  # which random numbers of a seed the Poisson process uses
 
@@ -52,6 +55,8 @@ class Experiment:
         Poisson: requests per second before scaling; None takes the source's mean rate.
     seed, num_repeats : int
         The first seed, and how many seeds from there on.
+    measured : tuple of MeasuredFolder
+        Runs against servers to show beside the simulation.
     """
 
     source: str
@@ -63,6 +68,7 @@ class Experiment:
     rate_per_s: float | None = None
     seed: int = 0
     num_repeats: int = 1
+    measured: tuple[MeasuredFolder, ...] = ()
 
     def __post_init__(self) -> None:
         if self.num_repeats < 1:
@@ -87,16 +93,20 @@ class Experiment:
         Returns
         -------
         tuple
-            The result document, and per run what the report draws.
+            The result document, and per simulated run what the report draws.
         """
         say = on_progress or (lambda _what, _done: None)
         source = self._load(lambda done: say(f"reading {self.source}", done))
         runs: list[RunResult] = []
         digests: list[RunDigest] = []
         first: Workload | None = None
+        same_seeds: list[list[int]] = [[] for _ in self.measured]
         for seed in range(self.seed, self.seed + self.num_repeats):
-            workload = self._requests(source, seed)
+            drawn = self._drawn(source, seed)
+            workload = self._timed(drawn, seed, self.rate_scale)
             first = first or workload
+            for run, seeds in zip(self.measured, same_seeds, strict=True):
+                seeds += [seed] if self._was_sent(drawn, seed, run) else []
             for spec in self.policies:
                 say(f"compiling {spec}", 0.0)
                 warm(spec, self.config)
@@ -110,7 +120,12 @@ class Experiment:
                 runs.append(result)
                 digests.append(digest(records))
         assert first is not None
-        return self._result(source, first, runs), digests
+        simulated = self._result(source, first, runs)
+        measured = [
+            compare_measured(simulated, run, same_seeds=seeds)
+            for run, seeds in zip(self.measured, same_seeds, strict=True)
+        ]
+        return msgspec.structs.replace(simulated, measured=tuple(measured)), digests
 
     def _check_arrivals(self) -> None:
         for name, value in (("rate", self.rate_per_s), ("rate-scale", self.rate_scale)):
@@ -129,7 +144,14 @@ class Experiment:
             return None
         return load(self.source, format_name=self.format_name, on_progress=on_progress)
 
-    def _requests(self, source: Workload | None, seed: int) -> Workload:
+    def _was_sent(self, drawn: Workload, seed: int, run: MeasuredFolder) -> bool:
+        """Tell whether a measured run had these requests, at the same times of the group."""
+        speedup = 1.0 if self.config.is_saturated else run.run.speedup
+        sent = self._timed(drawn, seed, self.rate_scale * speedup)
+        return fingerprint(sent) == run.workload.fingerprint
+
+    def _drawn(self, source: Workload | None, seed: int) -> Workload:
+        """Return the requests of a seed, with the source's own times."""
         config = self.config
         num_slots = config.num_ranks * config.num_slots
         wanted = self.num_requests
@@ -137,22 +159,18 @@ class Experiment:
             least = SLOT_FILLS * num_slots if config.is_saturated else 0
             if wanted is None:
                 wanted = max(20_000, least)
-            workload = load(
+            return load(
                 self.source,
                 num_requests=wanted,
                 seed=seed,
                 with_arrivals=config.arrivals == "trace",
             )
-        else:
-            workload = source
-            is_short = source.num_requests < FEWEST_SLOT_FILLS * num_slots
-            if wanted is None and config.is_saturated and is_short:
-                wanted = SLOT_FILLS * num_slots
-            if wanted is not None:
-                workload = resize(source, wanted, seed=seed)
-        return self._timed(workload, seed)
+        is_short = source.num_requests < FEWEST_SLOT_FILLS * num_slots
+        if wanted is None and config.is_saturated and is_short:
+            wanted = SLOT_FILLS * num_slots
+        return source if wanted is None else resize(source, wanted, seed=seed)
 
-    def _timed(self, workload: Workload, seed: int) -> Workload:
+    def _timed(self, workload: Workload, seed: int, rate_scale: float) -> Workload:
         """Give the requests the arrival times that were asked for."""
         config = self.config
         if config.is_saturated:
@@ -160,10 +178,10 @@ class Experiment:
         if config.arrivals == "trace":
             if workload.arrival_s is None:
                 return workload  # the simulator says what is missing
-            return replace(workload, arrival_s=workload.arrival_s / self.rate_scale)
+            return replace(workload, arrival_s=workload.arrival_s / rate_scale)
         rate_per_s = self.rate_per_s or self._mean_rate_per_s(workload)
         rng = np.random.default_rng((seed, ARRIVAL_STREAM))
-        arrival_s = poisson_arrivals(workload.num_requests, rate_per_s * self.rate_scale, rng)
+        arrival_s = poisson_arrivals(workload.num_requests, rate_per_s * rate_scale, rng)
         return replace(workload, arrival_s=arrival_s)
 
     def _mean_rate_per_s(self, workload: Workload) -> float:

@@ -21,6 +21,7 @@ MAX_RANK_LINES = 32
 # Policies are told apart by colour and by dash, so that neither is needed alone.
 NUM_COLOURS = 6
 _DASHES = ("solid", "dash", "dot", "dashdot")
+MAX_CIRCLES = 15  # on a line; more would hide it
 _DIGITS = 5
 _MANY_DECADES = 3.0
 
@@ -46,6 +47,25 @@ class Figure:
     summary: str
     traces: list[Trace]
     layout: Trace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Whose line it is: policies have colours and dashes, what was measured has circles.
+
+    Attributes
+    ----------
+    name : str
+        For the legend.
+    index : int
+        Place of the policy among those of the page; a measured run has its policy's.
+    is_measured : bool
+        Whether a server was measured, and not a simulation.
+    """
+
+    name: str
+    index: int
+    is_measured: bool = False
 
 
 def time_shares(policies: Sequence[PolicyFigures]) -> Figure:
@@ -86,14 +106,14 @@ def time_shares(policies: Sequence[PolicyFigures]) -> Figure:
     )
 
 
-def rank_loads(index: int, run: RunDigest, *, max_tokens: float) -> Figure:
+def rank_loads(key: str, name: str, run: RunDigest, *, max_tokens: float) -> Figure:
     """Draw the load of each rank over time, or bands of quantiles, under envelope and mean.
 
     `run` has at least one sample.
     """
     loads = run.load_tokens
     time_s = numbers(run.time_s)
-    many = run.num_ranks > MAX_RANK_LINES
+    many = loads.shape[1] > MAX_RANK_LINES
     traces = _bands(time_s, loads) if many else _lines(time_s, loads)
     envelope, mean = loads.max(axis=1), loads.mean(axis=1)
     traces += [
@@ -108,29 +128,29 @@ def rank_loads(index: int, run: RunDigest, *, max_tokens: float) -> Figure:
         "yaxis": {"title": {"text": "load, tokens"}, "range": [0, 1.05 * max_tokens]},
     }
     return Figure(
-        key=f"loads-{index}",
-        title=run.policy,
-        summary=f"Load of {run.num_ranks} ranks over time under {run.policy}: the envelope is "
+        key=key,
+        title=name,
+        summary=f"Load of {loads.shape[1]} ranks over time under {name}: the envelope is "
         f"{np.mean(envelope):,.0f} tokens on average, the mean load {np.mean(mean):,.0f}.",
         traces=traces,
         layout=layout,
     )
 
 
-def envelopes(runs: Sequence[RunDigest]) -> Figure:
+def envelopes(runs: Sequence[tuple[Curve, RunDigest]]) -> Figure:
     """Draw the envelope in units of the mean load over time, one line per policy.
 
     Only the counted steps: in the drain the ratio rises to the number of ranks and hides the rest.
     """
     traces = []
-    for index, run in enumerate(runs):
+    for curve, run in runs:
         counted = (run.time_s >= run.window_s[0]) & (run.time_s < run.window_s[1])
         loads = run.load_tokens[counted]
         mean = loads.mean(axis=1)
         ratio = np.full(len(mean), np.nan)
         np.divide(loads.max(axis=1), mean, out=ratio, where=mean > 0)
         time_s = numbers(run.time_s[counted])
-        traces.append(policy_line(index, run.policy, time_s, numbers(ratio)))
+        traces.append(_curve_line(curve, time_s, numbers(ratio)))
     layout: Trace = {
         "height": 340,
         "xaxis": {"title": {"text": "time, s"}},
@@ -146,17 +166,17 @@ def envelopes(runs: Sequence[RunDigest]) -> Figure:
     )
 
 
-def distribution(key: str, title: str, unit: str, curves: Sequence[tuple[str, Cdf]]) -> Figure:
+def distribution(key: str, title: str, unit: str, curves: Sequence[tuple[Curve, Cdf]]) -> Figure:
     """Draw a cumulative distribution per policy over a logarithmic axis.
 
     Zero has no place on it: a curve then starts at the share of zeros.
     """
     scale = 1e3 if unit == "ms" else 1.0
     traces = []
-    for index, (policy, cdf) in enumerate(curves):
+    for curve, cdf in curves:
         shown = cdf.value_s > 0.0
         values, probs = numbers(scale * cdf.value_s[shown]), numbers(cdf.prob[shown])
-        traces.append(policy_line(index, policy, values, probs))
+        traces.append(_curve_line(curve, values, probs))
     layout: Trace = {
         "height": 340,
         "xaxis": {"type": "log", "title": {"text": f"{title}, {unit}"}, **_ticks(curves)},
@@ -189,7 +209,7 @@ def _bars(name: str, policies: list[str], shares: list[float], colour: str) -> T
     }
 
 
-def _ticks(curves: Sequence[tuple[str, Cdf]]) -> Trace:
+def _ticks(curves: Sequence[tuple[Curve, Cdf]]) -> Trace:
     """Return tick distances of a logarithmic axis: 1-2-5 over some decades, else decades."""
     seen = [cdf.value_s[cdf.value_s > 0.0] for _, cdf in curves]
     ends = [end for values in seen if values.size for end in (values[0], values[-1])]
@@ -237,10 +257,14 @@ def _line(
     }
 
 
-def policy_line(index: int, policy: str, x: list[float | None], y: list[float | None]) -> Trace:
-    """Return the line of one policy in its colour and dash."""
-    colour, dash = f"$policy{index % NUM_COLOURS}", _DASHES[index % len(_DASHES)]
-    return _line(x, y, policy, colour, width=1.8, dash=dash)
+def _curve_line(curve: Curve, x: list[float | None], y: list[float | None]) -> Trace:
+    """Return the line of one policy in its colour and dash, with circles if it was measured."""
+    colour, dash = f"$policy{curve.index % NUM_COLOURS}", _DASHES[curve.index % len(_DASHES)]
+    line = _line(x, y, curve.name, colour, width=1.8, dash=dash)
+    if not curve.is_measured:
+        return line
+    marker = {"symbol": "circle-open", "size": 8, "color": colour, "maxdisplayed": MAX_CIRCLES}
+    return {**line, "mode": "lines+markers", "marker": marker}
 
 
 def _uncounted(run: RunDigest) -> list[Trace]:

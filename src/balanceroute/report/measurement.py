@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -156,3 +156,24 @@ def from_json(data: bytes | str) -> MeasurementResult:
             f"not a result of schema {SCHEMA}: {error}; give the JSON that "
             "`balanceroute load --json` prints"
         ) from error
+
+
+def figure(metrics: MeasuredMetrics, name: str) -> float | None:
+    """Return a figure by its path in the document; None where it cannot be told.
+
+    Figures that only simulations have, such as ``"decision_us.p99"``, cannot be told either.
+
+    Examples
+    --------
+    >>> metrics = MeasuredMetrics(
+    ...     throughput_tok_per_s=None, longest_ttft_s=None, num_requests=0, num_tokens=0,
+    ...     tpot_s=Distribution(mean=0.02, p50=None, p95=None, p99=None), ttft_s=NOTHING,
+    ...     itl_s=NOTHING, wall_s=0.0)
+    >>> figure(metrics, "tpot_s.mean"), figure(metrics, "time_weighted.idle_ratio")
+    (0.02, None)
+    """
+    value: Any = metrics
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    found: float | None = value
+    return found

@@ -12,6 +12,7 @@ import msgspec
 
 from balanceroute.errors import ConfigError
 from balanceroute.metrics import Metrics
+from balanceroute.report.measurement import EndpointInfo, MeasuredRun
 from balanceroute.report.workload import WorkloadInfo
 
 SCHEMA: Literal["balanceroute.simulation.v1"] = "balanceroute.simulation.v1"
@@ -121,12 +122,44 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
         ``"pooled"`` or ``"immediate"``, as it was used.
     metrics : Metrics
         The figures.
+    window_s : tuple of float or None
+        What they cover, seconds of the run; None in documents of before it was kept.
     """
 
     policy: str
     seed: int
     binding: Binding
     metrics: Metrics
+    window_s: tuple[float, float] | None = None
+
+
+class MeasuredResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A run against a server, beside the simulated policy that it is called after.
+
+    Attributes
+    ----------
+    folder : str
+        Where it was read from.
+    workload, endpoint, run :
+        As in the measurement's own document.
+    simulated_policy : str or None
+        The policy of the simulation that the run is labelled with; None if there is none.
+    simulated_seeds : tuple of int
+        The repeats that `ratios` relate to: those of the same requests, or else all.
+    ratios : dict of str to float
+        Measured figure over the mean of the simulated ones, by its path, where both exist.
+    notes : tuple of str
+        What besides the policy differs between measurement and simulation.
+    """
+
+    folder: str
+    workload: WorkloadInfo
+    endpoint: EndpointInfo
+    run: MeasuredRun
+    simulated_policy: str | None
+    simulated_seeds: tuple[int, ...]
+    ratios: dict[str, float]
+    notes: tuple[str, ...]
 
 
 class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,12 +173,15 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
         What was simulated, and on what.
     runs : tuple of RunResult
         In the order in which they ran: all policies under one seed, then under the next.
+    measured : tuple of MeasuredResult
+        Runs against servers that are shown beside the simulation.
     """
 
     schema: Literal["balanceroute.simulation.v1"] = SCHEMA
     workload: WorkloadInfo
     group: GroupInfo
     runs: tuple[RunResult, ...]
+    measured: tuple[MeasuredResult, ...] = ()
 
 
 def to_json(result: SimulationResult) -> bytes:

@@ -49,7 +49,13 @@ def run_policy(
     name = spec if label is None else label
     records = simulate(workload, config, policy, label=name, seed=seed, on_progress=on_progress)
     binding = config.binding_of(policy.binding)
-    result = RunResult(policy=name, seed=seed, binding=binding, metrics=summarize(records))
+    result = RunResult(
+        policy=name,
+        seed=seed,
+        binding=binding,
+        metrics=summarize(records),
+        window_s=records.window_s,
+    )
     return result, records
 
 

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 
 from balanceroute.metrics import PolicyFigures
 from balanceroute.report.columns import COLUMNS, Cell, Column, cells, compare_result
-from balanceroute.report.result import SimulationResult
+from balanceroute.report.measured.rows import (
+    RATIO,
+    full_name,
+    measured_cells,
+    measured_of,
+    short_name,
+)
+from balanceroute.report.result import MeasuredResult, SimulationResult
 from balanceroute.report.settings import describe_group
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ def render_table(result: SimulationResult) -> Table:
     policies = compare_result(result, _COLUMNS)
     table = Table(
         title=f"{result.workload.name}\n{describe_group(result.group)}",
-        caption=_caption(policies),
+        caption=_caption(policies, has_measured=bool(result.measured)),
         box=box.SIMPLE_HEAD,
         show_edge=False,
         padding=0,  # the box itself parts columns by a space, and the star by another
@@ -72,10 +79,22 @@ def render_table(result: SimulationResult) -> Table:
     for column in _COLUMNS:
         heading = column.heading.replace(" ", "\n")
         table.add_column(f"{heading}\n{column.unit}".rstrip(), justify="right", no_wrap=True)
-    rows = zip(policies, *(cells(column, policies) for column in _COLUMNS), strict=True)
-    for policy, *row in rows:
+    by_policy = zip(*(cells(column, policies) for column in _COLUMNS), strict=True)
+    for policy, row in zip(policies, by_policy, strict=True):
         table.add_row(policy.policy.replace(",", ",\n"), *(_text(cell) for cell in row))
+        for each in measured_of(result, policy.policy):
+            _add_measured(table, f"  {short_name(result, each)}", each)
+    for each in measured_of(result, None):
+        _add_measured(table, full_name(result, each).replace(", ", ",\n  "), each)
     return table
+
+
+def _add_measured(table: Table, name: str, measured: MeasuredResult) -> None:
+    """Add a row of figures, and under it one of ratios if there is something to divide by."""
+    rows = measured_cells(_COLUMNS, measured)
+    table.add_row(name, *(f"{cell.value} " for cell in rows))
+    if measured.simulated_policy is not None:
+        table.add_row(f"  {RATIO}", *(f"{cell.ratio} " for cell in rows), style="italic")
 
 
 def _text(cell: Cell) -> Text:
@@ -86,10 +105,11 @@ def _text(cell: Cell) -> Text:
     return Text(cell.value + mark, style="bold" if cell.is_best else "")
 
 
-def _caption(policies: Sequence[PolicyFigures]) -> str:
+def _caption(policies: Sequence[PolicyFigures], *, has_measured: bool) -> str:
     """Say what the star means, and how far the repeats lie apart."""
+    best = "* best simulated" if has_measured else "* best"
     repeats = max(policy.num_runs for policy in policies)
     if repeats == 1:
-        return "* best · one run each (--repeats 3 shows the spread)"
+        return f"{best} · one run each (--repeats 3 shows the spread)"
     stds = [policy.spreads["efficiency"].std or 0.0 for policy in policies]
-    return f"* best · means of {repeats} repeats · η varies by up to ±{max(stds):.4f} (std)"
+    return f"{best} · means of {repeats} repeats · η varies by up to ±{max(stds):.4f} (std)"

@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from balanceroute.report.columns import COLUMNS, Column
-from balanceroute.report.measurement import MeasuredRun, MeasurementResult
+from balanceroute.report.measurement import EndpointInfo, MeasuredRun, MeasurementResult
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,7 +52,7 @@ def render_table(result: MeasurementResult) -> Table:
     from rich.table import Table
 
     table = Table(
-        title=f"{result.workload.name}\n{describe_endpoint(result)}",
+        title=f"{result.workload.name}\n{describe_endpoint(result.endpoint)}",
         caption=describe_window(result.runs[0]),
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -71,9 +71,8 @@ def render_table(result: MeasurementResult) -> Table:
     return table
 
 
-def describe_endpoint(result: MeasurementResult) -> str:
+def describe_endpoint(endpoint: EndpointInfo) -> str:
     """Return in one line what was measured."""
-    endpoint = result.endpoint
     how = f"{endpoint.arrivals} arrivals, rate × {endpoint.rate_scale:g}"
     if endpoint.concurrency is not None:
         how = f"{endpoint.concurrency:,} outstanding"
