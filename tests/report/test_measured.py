@@ -166,6 +166,31 @@ def test_the_table_shows_each_run_beneath_its_policy_in_80_columns() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_large_numbers_and_ratios_fit_80_columns() -> None:
+    """Nothing is cut off at millions of tokens, waits of a day, and ratios of thousands."""
+    day = Distribution(mean=98765.4, p50=98765.4, p95=98765.4, p99=98765.4)
+    large = {
+        "efficiency": 0.98765,
+        "idle_ratio": 0.98765,
+        "mean_imbalance_tokens": 987_654_321.0,
+        "throughput_tok_per_s": 9_876_543.0,
+        "ttft_s": day,
+        "longest_wait_ratio": 1234.5,
+    }
+    simulated = make_result(
+        ("br_0,select_by=margin", make_metrics(**large | {"ttft_s": TPOT, "idle_ratio": 0.001}))
+    )
+    metrics = msgspec.structs.replace(CLIENT_METRICS, **large)
+    found = compare_measured(
+        simulated, make_measured("br_0,select_by=margin", metrics=metrics), same_seeds=(0,)
+    )
+    text = print_table(msgspec.structs.replace(simulated, measured=(found,)))
+    for value in ("987,654", "9,876,543", "98,765", "1,234", "9,876,540", "987.6", "1.000"):
+        assert value in text
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_runs_of_one_name_are_numbered() -> None:
     """In the order in which they were given."""
     result = with_measured(make_measured(), make_measured("mine"), make_measured())
