@@ -64,6 +64,8 @@ class FakeEngine:
         self.script = script
         self.bodies: list[bytes] = []
         self.headers: list[CIMultiDictProxy[str]] = []
+        self.questions: list[dict[str, Any]] = []  # about the length of a prompt
+        self.tokenize_s = 0.0
         self.num_aborted = 0
         self.is_healthy = True
         self.metrics = metrics_of([(0, 0)])
@@ -86,6 +88,12 @@ class FakeEngine:
     async def show_metrics(self, request: web.Request) -> web.Response:
         """Answer with the metrics that were set."""
         return web.Response(text=self.metrics) if self.metrics else web.Response(status=404)
+
+    async def tokenize(self, request: web.Request) -> web.Response:
+        """Count a prompt, after some time."""
+        self.questions.append(msgspec.json.decode(await request.read()))
+        await asyncio.sleep(self.tokenize_s)
+        return web.json_response({"count": 123, "max_model_len": 4096, "tokens": []})
 
     async def models(self, request: web.Request) -> web.Response:
         """List a model."""
@@ -115,6 +123,7 @@ async def serving(engine: FakeEngine, port: int = 0) -> AsyncIterator[FakeEngine
     app.router.add_get("/health", engine.health)
     app.router.add_get("/metrics", engine.show_metrics)
     app.router.add_get("/v1/models", engine.models)
+    app.router.add_post("/tokenize", engine.tokenize)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:

@@ -60,6 +60,15 @@ def serve(
     barrier: Annotated[
         bool | None, option("Whether the ranks step, and fail, together.", "--barrier/--no-barrier")
     ] = None,
+    tokenizer: Annotated[
+        str | None, option("The model's tokenizer.json, to count prompts with.")
+    ] = None,
+    count_by: Annotated[
+        str | None, option("estimate, tokenizer or engine; else tokenizer if one is given.")
+    ] = None,
+    tokenize_timeout_secs: Annotated[
+        float | None, option("For the engine's count; else 0.5.")
+    ] = None,
     step_time: Annotated[
         str | None, option("What a step costs, as for simulate; else unknown.")
     ] = None,

@@ -149,6 +149,7 @@ async def running_router(
         session = await stack.enter_async_context(open_session())
         parts = Parts.of(config, costs, session)
         stack.callback(parts.planner.stop)
+        stack.callback(parts.counting.stop)
         router = Router(parts)
         stack.push_async_callback(router.watch.stop)
         await router.watch.start()

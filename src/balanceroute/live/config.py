@@ -18,6 +18,7 @@ Seconds = Annotated[float, Meta(gt=0.0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 RankField = Literal["header", "body", "none"]
 BindingChoice = Literal["pooled", "immediate"]
+CountBy = Literal["estimate", "tokenizer", "engine"]
 
 
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +44,12 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Of each rank: requests that run together, and KV tokens; None: as the engine tells.
     barrier : bool
         Whether the ranks step together, and so fail together.
+    tokenizer : str or None
+        The model's ``tokenizer.json``, or the folder that it is in.
+    count_by : {"estimate", "tokenizer", "engine"} or None
+        How the length of a text is found; None: by the tokenizer if there is one, else estimated.
+    tokenize_timeout_secs : float
+        How long a request waits for an engine to count it.
     step_time : str or None
         ``C,T`` or ``C,T,KAPPA0`` of a step; None: unknown.
     prefill_budget, prefill_time, prefill_shared, mixed_step_time
@@ -86,6 +93,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     slots: Positive | None = None
     kv_tokens: Positive | None = None
     barrier: bool = True
+    tokenizer: str | None = None
+    count_by: CountBy | None = None
+    tokenize_timeout_secs: Seconds = 0.5
     step_time: str | None = None
     prefill_budget: Positive | None = None
     prefill_time: Annotated[float, Meta(ge=0.0)] = 0.0
@@ -170,6 +180,10 @@ def _check(config: ServeConfig) -> None:
         raise ConfigError(
             "several ranks share a URL, so --rank-field must be header (vLLM) or body (SGLang)"
         )
+    if config.count_by == "tokenizer" and config.tokenizer is None:
+        raise ConfigError("--count-by tokenizer needs --tokenizer FILE")
+    if config.count_by in ("estimate", "engine") and config.tokenizer is not None:
+        raise ConfigError(f"--tokenizer is not used with --count-by {config.count_by}; leave one")
     if config.admin_port is not None and not config.admin_token:
         raise ConfigError("--admin-port needs a token in BALANCEROUTE_ADMIN_TOKEN")
     if config.prefill_budget is not None and config.step_time is None:

@@ -43,6 +43,11 @@ class Meters:
             "balanceroute_cut_streams", "Streams that ended in an error.", registry=registry
         )
         self.tokens = Counter("balanceroute_output_tokens", "Tokens passed on.", registry=registry)
+        self.estimated = Counter(
+            "balanceroute_count_fallbacks",
+            "Prompts that were estimated because no engine has counted them in time.",
+            registry=registry,
+        )
         self.wait = Histogram(
             "balanceroute_pool_wait_seconds",
             "Time from arrival to a rank.",

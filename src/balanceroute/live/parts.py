@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import aiohttp
 import numpy as np
@@ -11,12 +13,14 @@ from balanceroute.cluster.costs import StepCosts
 from balanceroute.errors import ConfigError
 from balanceroute.live.addresses import RankAddress, rank_addresses
 from balanceroute.live.config import ServeConfig
+from balanceroute.live.counting import Counting, EngineCounting, NoCounting, TokenizerCounting
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.health import Health
 from balanceroute.live.meters import Meters
 from balanceroute.live.planner import Planner
 from balanceroute.live.prefill import PrefillTier
 from balanceroute.live.prompts import PromptCounter
+from balanceroute.live.tokenizer import FileTokenizer
 from balanceroute.policies.base import Policy
 from balanceroute.policies.registry import make_policy
 
@@ -30,6 +34,9 @@ FIXED = (
     "step_time",
     "prefill_budget",
     "prefill_urls",
+    "tokenizer",
+    "count_by",
+    "tokenize_timeout_secs",
 )
 
 
@@ -43,7 +50,7 @@ class Parts:
         The settings in force.
     addresses : list of RankAddress
         Of the ranks by number; one that is taken away keeps its number and stays drained.
-    group, planner, health, meters, session, prefill, prompts
+    group, planner, health, meters, session, prefill, prompts, counting
         See their classes.
     """
 
@@ -56,6 +63,7 @@ class Parts:
     session: aiohttp.ClientSession
     prefill: PrefillTier | None = None
     prompts: PromptCounter = field(default_factory=PromptCounter)
+    counting: Counting = field(default_factory=NoCounting)
 
     @staticmethod
     def of(config: ServeConfig, costs: StepCosts | None, session: aiohttp.ClientSession) -> Parts:
@@ -88,6 +96,7 @@ class Parts:
             session=session,
             prefill=_prefill(config, session),
         )
+        parts.counting = _counting(parts)
         health.on_change = parts.open_ranks
         return parts
 
@@ -151,6 +160,27 @@ class Parts:
 
 def _policy(config: ServeConfig) -> Policy:
     return make_policy(config.policy, rng=np.random.default_rng((config.seed, POLICY_STREAM)))
+
+
+def _counting(parts: Parts) -> Counting:
+    config = parts.config
+    if config.tokenizer is not None:
+        return TokenizerCounting(FileTokenizer(Path(config.tokenizer)))
+    if config.count_by != "engine":
+        return NoCounting()
+    turns = itertools.count()
+
+    def next_url() -> str | None:
+        pairs = zip(parts.addresses, parts.health.is_open, strict=True)
+        urls = [address.url for address, is_open in pairs if is_open]
+        return urls[next(turns) % len(urls)] if urls else None
+
+    return EngineCounting(
+        parts.session,
+        choose_url=next_url,
+        timeout_s=config.tokenize_timeout_secs,
+        on_fallback=parts.meters.estimated.inc,
+    )
 
 
 def _is_immediate(config: ServeConfig) -> bool | None:

@@ -42,6 +42,7 @@ class Proxy:
         except BadBody as error:
             raise Refusal(400, f"the body is not a JSON object: {error}", "bad_body") from error
         self._expect_room()
+        facts = await self._parts.counting.count(request.path, body, facts)
         ticket = Ticket(
             prompt_tokens=self._parts.prompts.count(facts),
             max_tokens=facts.max_tokens,

@@ -56,6 +56,10 @@ class RequestFacts:
         Length of the prompt, if it is given as token ids.
     prompt_bytes, num_messages : int
         Else its UTF-8 bytes, and in how many messages of a chat.
+    text_tokens : int or None
+        Tokens of its texts, without what a template adds, if a tokenizer has counted them.
+    counted_tokens : int or None
+        Length of the prompt, if an engine has counted it.
     max_tokens, priority : int
         0 where nothing is said.
     prompt_hash : int
@@ -72,6 +76,8 @@ class RequestFacts:
     priority: int
     prompt_hash: int
     client: int
+    text_tokens: int | None = None
+    counted_tokens: int | None = None
 
 
 def read_request(path: str, body: bytes) -> RequestFacts:
