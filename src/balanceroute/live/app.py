@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import partial
-from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -17,6 +14,7 @@ from balanceroute.cluster.costs import StepCosts
 from balanceroute.errors import ConfigError
 from balanceroute.live.admin import Admin, workers
 from balanceroute.live.answers import Refusal, json_response
+from balanceroute.live.clients import BODY, SLOW_BODY, ClientServer, read_body
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.parts import Parts
 from balanceroute.live.proxy import Proxy
@@ -64,6 +62,8 @@ class Router:
         return answer
 
     def _refuse(self, refusal: Refusal) -> web.Response:
+        if refusal.reason == SLOW_BODY:
+            self.meters.slow_clients.labels(BODY).inc()
         self.meters.dropped.labels(refusal.reason).inc()
         return refusal.response()
 
@@ -110,7 +110,7 @@ class Router:
             async with self.parts.session.request(
                 request.method,
                 f"{address.url}{request.path_qs}",
-                data=await request.read(),
+                data=await read_body(request, self.parts.config.body_timeout_secs),
                 headers=headers,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=self.parts.config.request_timeout_secs),
@@ -156,9 +156,9 @@ async def running_router(
         if config.admin_port is not None:
             admin = web.AppRunner(Admin(parts, reread).app(), access_log=None)
             await _listen(stack, admin, config.host, config.admin_port)
-        factory = partial(_make_request, max_body_bytes=config.max_body_bytes)
-        server = web.Server(router.handle, request_factory=factory, handler_cancellation=True)
-        runner = web.ServerRunner(server, access_log=None, shutdown_timeout=SHUTDOWN_S)
+        slow = parts.meters.slow_clients
+        server = ClientServer(router.handle, settings=lambda: parts.config, slow=slow)
+        runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
         yield router, await _listen(stack, runner, config.host, config.port)
 
 
@@ -175,12 +175,3 @@ async def _listen(
             f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port"
         ) from error
     return int(runner.addresses[0][1])
-
-
-def _make_request(
-    message: Any, payload: Any, protocol: Any, writer: Any, task: Any, *, max_body_bytes: int
-) -> web.BaseRequest:
-    loop = asyncio.get_running_loop()
-    return web.BaseRequest(
-        message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes
-    )

@@ -70,8 +70,11 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Seconds between two looks at the engines' metrics.
     settle_secs : float
         How long a plan waits for the rest of a step's tokens.
-    max_body_bytes : int
-        Largest body of a request.
+    max_body_bytes, max_header_bytes, max_headers : int
+        Largest body of a request, longest header or request line, and how many headers.
+    header_timeout_secs, body_timeout_secs, stall_timeout_secs : float
+        How long a client may take for its headers, for its body, and to read on once the buffers
+        for its answer are full.
     api_keys : tuple of str
         Keys of which clients must show one; empty: none is asked for.
     admin_token : str
@@ -117,6 +120,11 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     metrics_interval_secs: Seconds = 1.0
     settle_secs: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.002
     max_body_bytes: Positive = 64 << 20
+    max_header_bytes: Annotated[int, Meta(ge=256, le=1 << 20)] = 8190
+    max_headers: Annotated[int, Meta(ge=8, le=10_000)] = 128
+    header_timeout_secs: Seconds = 30.0
+    body_timeout_secs: Seconds = 120.0
+    stall_timeout_secs: Seconds = 60.0
     api_keys: tuple[str, ...] = ()
     admin_token: str = ""
     admin_port: Port | None = None

@@ -43,6 +43,12 @@ class Meters:
             "balanceroute_cut_streams", "Streams that ended in an error.", registry=registry
         )
         self.tokens = Counter("balanceroute_output_tokens", "Tokens passed on.", registry=registry)
+        self.slow_clients = Counter(
+            "balanceroute_slow_clients",
+            "Clients given up for taking too long with headers, body, or reading the answer.",
+            ["what"],
+            registry=registry,
+        )
         self.estimated = Counter(
             "balanceroute_count_fallbacks",
             "Prompts that were estimated because no engine has counted them in time.",

@@ -31,6 +31,8 @@ FIXED = (
     "port",
     "admin_port",
     "max_body_bytes",
+    "max_header_bytes",
+    "max_headers",
     "step_time",
     "prefill_budget",
     "prefill_urls",

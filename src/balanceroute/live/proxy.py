@@ -13,6 +13,7 @@ from multidict import CIMultiDict
 
 from balanceroute.live.answers import Refusal
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
+from balanceroute.live.clients import read_body
 from balanceroute.live.parts import Parts
 from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, Usage, read_usage
@@ -36,7 +37,7 @@ class Proxy:
 
     async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; `Refusal` if that cannot be done and nothing has been sent yet."""
-        body = await request.read()
+        body = await read_body(request, self._parts.config.body_timeout_secs)
         try:
             facts = read_request(request.path, body)
         except BadBody as error:

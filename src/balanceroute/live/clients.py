@@ -1,0 +1,199 @@
+"""Clients that take their time: deadlines for what they send, and for what they do not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import Counter
+
+from balanceroute.live.answers import JSON, Refusal, error_body
+from balanceroute.live.config import ServeConfig
+
+HEADERS, BODY, ANSWER = "headers", "body", "answer"  # what a client may be too slow with
+SLOW_BODY = "slow_body"
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+
+
+async def read_body(request: web.BaseRequest, limit_s: float) -> bytes:
+    """Return the body of a request.
+
+    Raises
+    ------
+    Refusal
+        408 if it does not come within `limit_s` seconds.
+    """
+    try:
+        async with asyncio.timeout(limit_s):
+            return await request.read()
+    except TimeoutError as error:
+        raise Refusal(408, f"the body did not come within {limit_s:g} s", SLOW_BODY) from error
+
+
+class Connection(web.RequestHandler):
+    """A client's connection that is given up if nothing moves on it for too long.
+
+    Its deadlines are for the headers of a request, from their first byte, or from the beginning of
+    the connection; and for an answer that the client does not read, from when the buffers are full.
+
+    Parameters
+    ----------
+    server : ClientServer
+        Which it belongs to.
+    settings : callable
+        Returns the settings in force.
+    slow : Counter
+        Of slow clients, by what they were slow with.
+    options
+        As of `aiohttp.web.RequestHandler`.
+    """
+
+    __slots__ = ("_due", "_has_begun", "_payload", "_settings", "_slow", "_stalled", "is_busy")
+
+    def __init__(
+        self,
+        server: ClientServer,
+        *,
+        settings: Callable[[], ServeConfig],
+        slow: Counter,
+        **options: Any,
+    ) -> None:
+        super().__init__(server, **options)
+        self._settings, self._slow = settings, slow
+        self._due: asyncio.TimerHandle | None = None  # when the headers must be complete
+        self._stalled: asyncio.TimerHandle | None = None  # when it must have read something
+        self._payload: Any = None
+        self._has_begun = False
+        self.is_busy = False  # with a request
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Expect a request."""
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Expect nothing more."""
+        self._stop_timers()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes in; those behind a request and its answer begin the next one's headers."""
+        is_next = not self.is_busy and (self._payload is None or self._payload.is_eof())
+        if is_next and data:
+            self._has_begun = True
+            if self._due is None:
+                self._expect_headers()
+        super().data_received(data)
+
+    def note_request(self, payload: Any) -> None:
+        """Take note that the headers of a request are complete, and where its body comes."""
+        self._payload, self.is_busy, self._has_begun = payload, True, False
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+
+    def pause_writing(self) -> None:
+        """Take note that the client has more to read than there is room for."""
+        super().pause_writing()
+        limit_s = self._settings().stall_timeout_secs
+        self._stalled = asyncio.get_running_loop().call_later(limit_s, self._give_up)
+
+    def resume_writing(self) -> None:
+        """Take note that it has read on."""
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _expect_headers(self) -> None:
+        limit_s = self._settings().header_timeout_secs
+        self._due = asyncio.get_running_loop().call_later(limit_s, self._refuse, limit_s)
+
+    def _refuse(self, limit_s: float) -> None:
+        """End a connection whose headers do not come; there is no request to answer yet."""
+        self._due = None
+        if self._has_begun and self.transport is not None:
+            self._slow.labels(HEADERS).inc()
+            self.transport.write(_late_headers(limit_s))
+        self.force_close()
+
+    def _give_up(self) -> None:
+        """Drop the client, by which its request is aborted, on the engine too."""
+        self._stalled = None
+        if self.transport is not None:
+            self._slow.labels(ANSWER).inc()
+            self.transport.abort()
+
+    def _stop_timers(self) -> None:
+        for timer in (self._due, self._stalled):
+            if timer is not None:
+                timer.cancel()
+        self._due = self._stalled = None
+
+
+class ClientServer(web.Server):
+    """Serves clients, each for as long as it keeps to the limits.
+
+    Parameters
+    ----------
+    handler : callable
+        Answers any request.
+    settings : callable
+        Returns the settings in force.
+    slow : Counter
+        Of slow clients, by what they were slow with.
+    """
+
+    def __init__(
+        self, handler: Handler, *, settings: Callable[[], ServeConfig], slow: Counter
+    ) -> None:
+        config = settings()
+        factory = partial(_make_request, max_body_bytes=config.max_body_bytes)
+        super().__init__(
+            partial(_handle, handler), request_factory=factory, handler_cancellation=True
+        )
+        self._connect = partial(
+            Connection,
+            self,
+            settings=settings,
+            slow=slow,
+            loop=asyncio.get_running_loop(),
+            access_log=None,
+            max_line_size=config.max_header_bytes,
+            max_field_size=config.max_header_bytes,
+            max_headers=config.max_headers,
+        )
+
+    def __call__(self) -> Connection:
+        """Return what serves a new connection."""
+        return self._connect()
+
+
+async def _handle(handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    finally:
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.is_busy = False
+
+
+def _make_request(
+    message: Any, payload: Any, protocol: Any, writer: Any, task: Any, *, max_body_bytes: int
+) -> web.BaseRequest:
+    protocol.note_request(payload)
+    loop = asyncio.get_running_loop()
+    return web.BaseRequest(
+        message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes
+    )
+
+
+def _late_headers(limit_s: float) -> bytes:
+    message = f"the headers did not come within {limit_s:g} s"
+    body = msgspec.json.encode(error_body(408, message))
+    head = "HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n"
+    return f"{head}Content-Type: {JSON}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
