@@ -117,4 +117,14 @@ def workers(parts: Parts) -> dict[str, object]:
         }
         for rank, (address, is_open) in enumerate(zip(parts.addresses, health.is_open, strict=True))
     ]
-    return {"workers": shown, "num_waiting": group.num_waiting}
+    tier = parts.prefill.servers if parts.prefill is not None else []
+    prefill = [
+        {
+            "worker": server.address.name,
+            "is_well": server.is_well,
+            "kv_usage": server.kv_usage,
+            "due_tokens": server.due_tokens,
+        }
+        for server in tier
+    ]
+    return {"workers": shown, "prefill": prefill, "num_waiting": parts.num_waiting}

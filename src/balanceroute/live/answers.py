@@ -42,6 +42,27 @@ class Refusal(Exception):  # noqa: N818  # an answer, not a fault of ours
         return b"data: " + msgspec.json.encode(error_body(self.status, self.message)) + b"\n\n"
 
 
+class Relayed(Refusal):
+    """An engine's own refusal, passed on as it is.
+
+    Parameters
+    ----------
+    status, body : int, bytes
+        Of the engine's answer.
+    reason : str
+        As of `Refusal`.
+    """
+
+    def __init__(self, status: int, body: bytes, reason: str) -> None:
+        super().__init__(status, f"an engine answers HTTP {status}", reason)
+        self.body = body
+
+    def response(self) -> web.Response:
+        """Return the engine's answer."""
+        headers = {DROP_REASON: self.reason}
+        return web.Response(body=self.body, status=self.status, headers=headers, content_type=JSON)
+
+
 def error_body(status: int, message: str) -> dict[str, Any]:
     """Return an error as vLLM words it: its code is the HTTP status.
 

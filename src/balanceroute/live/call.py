@@ -24,6 +24,7 @@ class Call:
     ticket: Ticket
     request_id: str
     headers: CIMultiDict[str]  # as they go on to an engine
+    handed_over: bytes | None = None  # the body that names a prompt computed elsewhere, if one is
     answer: web.StreamResponse | None = None  # once it has begun
 
 

@@ -36,6 +36,7 @@ FIXED = (
     "step_time",
     "prefill_budget",
     "prefill_urls",
+    "prefill_max_kv_usage",
     "tokenizer",
     "count_by",
     "tokenize_timeout_secs",
@@ -101,6 +102,11 @@ class Parts:
         parts.counting = _counting(parts)
         health.on_change = parts.open_ranks
         return parts
+
+    @property
+    def num_waiting(self) -> int:
+        """Return how many requests wait for a rank, or for their prompt to be computed before."""
+        return self.group.num_waiting + (self.prefill.num_requests if self.prefill else 0)
 
     def open_ranks(self) -> None:
         """Let those ranks have requests that are fit for them."""
@@ -192,5 +198,9 @@ def _is_immediate(config: ServeConfig) -> bool | None:
 def _prefill(config: ServeConfig, session: aiohttp.ClientSession) -> PrefillTier | None:
     if not config.prefill_urls:
         return None
-    urls = [address.url for address in rank_addresses(config.prefill_urls)]
-    return PrefillTier(urls, max_kv_usage=config.prefill_max_kv_usage, session=session)
+    return PrefillTier(
+        rank_addresses(config.prefill_urls),
+        rank_field=config.rank_field,
+        max_kv_usage=config.prefill_max_kv_usage,
+        session=session,
+    )

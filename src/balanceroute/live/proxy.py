@@ -77,15 +77,15 @@ class Proxy:
     def _expect_room(self) -> None:
         if not any(self._parts.health.is_open):
             raise Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
-        if self._group.num_waiting >= self._parts.config.queue_size:
-            num_waiting = self._group.num_waiting
+        num_waiting = self._parts.num_waiting
+        if num_waiting >= self._parts.config.queue_size:
             raise Refusal(429, f"{num_waiting} requests are waiting; try again later", "queue_full")
 
     async def _serve(self, call: Call) -> web.StreamResponse:
-        await self._prefill(call)
         backoff_s = self._parts.config.retry_initial_backoff_secs
         for attempt in range(1, self._parts.config.retry_max_attempts + 1):
             is_last = attempt == self._parts.config.retry_max_attempts
+            await self._prefill(call)
             await self._place(call.ticket)
             answer = await self._send(call, is_last=is_last)
             if answer is not None:
@@ -99,11 +99,15 @@ class Proxy:
     async def _prefill(self, call: Call) -> None:
         """Have the prompt computed elsewhere first, if there is a tier for that."""
         tier = self._parts.prefill
-        if tier is None:
+        if tier is None or call.handed_over is not None:
             return
         ticket = call.ticket
-        call.body, prompt_tokens = await tier.prefill(
-            call.request.path, call.body, call.headers, ticket.prompt_tokens
+        call.handed_over, prompt_tokens = await tier.prefill(
+            call.request.path,
+            call.body,
+            call.headers,
+            prompt_tokens=ticket.prompt_tokens,
+            queue_timeout_s=self._parts.config.queue_timeout_secs,
         )
         ticket.prompt_tokens = prompt_tokens or ticket.prompt_tokens
 
@@ -129,7 +133,9 @@ class Proxy:
         rank = call.ticket.rank
         address = self._addresses[rank]
         headers = call.headers.copy()
-        body = name_rank(address, self._parts.config.rank_field, headers, call.body)
+        # Who has been asked may have fetched the prompt, so that it must be computed again.
+        sent, call.handed_over = call.handed_over or call.body, None
+        body = name_rank(address, self._parts.config.rank_field, headers, sent)
         url = f"{address.url}{call.request.path_qs}"
         try:
             upstream = await self._parts.session.post(
@@ -137,6 +143,8 @@ class Proxy:
             )
         except (aiohttp.ClientError, OSError) as error:
             self._parts.health.fail(rank, f"{type(error).__name__}: {error}")
+            if isinstance(error, aiohttp.ClientConnectorError):
+                call.handed_over = sent
             if is_last:
                 message = f"{address.name} cannot be reached: {error}"
                 raise Refusal(502, message, "upstream_unreachable") from error
