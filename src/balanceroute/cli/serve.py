@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from balanceroute.cli.simulate import option
-from balanceroute.errors import ConfigError, MissingExtraError
+from balanceroute.errors import BalanceRouteError, ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from balanceroute.cluster.costs import StepCosts
@@ -168,7 +168,7 @@ def _reload(router: Router, reread: Callable[[], ServeConfig]) -> None:
     """Put the settings in force that the file holds now, or say why not."""
     try:
         router.parts.reload(reread())
-    except ConfigError as error:
+    except BalanceRouteError as error:
         logging.getLogger(__name__).error("the settings stay as they are: %s", error)
     else:
         logging.getLogger(__name__).warning("new settings are in force")

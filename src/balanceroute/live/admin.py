@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from balanceroute.errors import ConfigError
+from balanceroute.errors import BalanceRouteError
 from balanceroute.live.addresses import rank_addresses
 from balanceroute.live.answers import Refusal, json_response
 from balanceroute.live.config import ServeConfig
@@ -60,7 +60,7 @@ class Admin:
             return await handler(request)
         except Refusal as refusal:
             return refusal.response()
-        except ConfigError as error:
+        except BalanceRouteError as error:
             return Refusal(400, str(error), "bad_setting").response()
 
     async def _list(self, _: web.Request) -> web.StreamResponse:

@@ -16,13 +16,14 @@ from balanceroute.live.admin import Admin, workers
 from balanceroute.live.answers import Refusal, json_response
 from balanceroute.live.clients import BODY, SLOW_BODY, ClientServer, read_body
 from balanceroute.live.config import ServeConfig
+from balanceroute.live.endings import refusal_of
 from balanceroute.live.parts import Parts
 from balanceroute.live.proxy import Proxy
 from balanceroute.live.upstream import answer_headers, open_session, request_headers
 from balanceroute.live.watch import Watch
 from balanceroute.live.wire import PATHS
 
-SHUTDOWN_S = 30.0
+CLOSE_S = 1.0  # for connections, once all requests have ended
 CONTINUE, BACKLOG = "100-continue", 1024
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -58,6 +59,11 @@ class Router:
             answer = self._refuse(refusal)
         except web.HTTPException as error:  # a body beyond the limit
             answer = self._refuse(Refusal(error.status, error.text or error.reason, "bad_request"))
+        except Exception as error:
+            failure = refusal_of(error, request, limit_s=0.0, is_stopping=False)
+            if failure is None:
+                raise
+            answer = self._refuse(failure)
         self.meters.requests.labels(str(answer.status)).inc()
         return answer
 
@@ -156,9 +162,8 @@ async def running_router(
         if config.admin_port is not None:
             admin = web.AppRunner(Admin(parts, reread).app(), access_log=None)
             await _listen(stack, admin, config.host, config.admin_port)
-        slow = parts.meters.slow_clients
-        server = ClientServer(router.handle, settings=lambda: parts.config, slow=slow)
-        runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
+        server = ClientServer(router.handle, parts)
+        runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
         yield router, await _listen(stack, runner, config.host, config.port)
 
 

@@ -13,8 +13,10 @@ from prometheus_client import Counter
 
 from balanceroute.live.answers import JSON, Refusal, error_body
 from balanceroute.live.config import ServeConfig
+from balanceroute.live.parts import Parts
 
 HEADERS, BODY, ANSWER = "headers", "body", "answer"  # what a client may be too slow with
+LAST_WORDS_S = 1.0  # to write why an answer ends
 SLOW_BODY = "slow_body"
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -142,25 +144,21 @@ class ClientServer(web.Server):
     ----------
     handler : callable
         Answers any request.
-    settings : callable
-        Returns the settings in force.
-    slow : Counter
-        Of slow clients, by what they were slow with.
+    parts : Parts
+        Of the router; `is_stopping` is set when those that still run are told to end.
     """
 
-    def __init__(
-        self, handler: Handler, *, settings: Callable[[], ServeConfig], slow: Counter
-    ) -> None:
-        config = settings()
+    def __init__(self, handler: Handler, parts: Parts) -> None:
+        config = parts.config
         factory = partial(_make_request, max_body_bytes=config.max_body_bytes)
-        super().__init__(
-            partial(_handle, handler), request_factory=factory, handler_cancellation=True
-        )
+        super().__init__(self._handle, request_factory=factory, handler_cancellation=True)
+        self._handler, self._parts = handler, parts
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._connect = partial(
             Connection,
             self,
-            settings=settings,
-            slow=slow,
+            settings=lambda: parts.config,
+            slow=parts.meters.slow_clients,
             loop=asyncio.get_running_loop(),
             access_log=None,
             max_line_size=config.max_header_bytes,
@@ -172,14 +170,27 @@ class ClientServer(web.Server):
         """Return what serves a new connection."""
         return self._connect()
 
-
-async def _handle(handler: Handler, request: web.BaseRequest) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    finally:
-        connection = request.protocol
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        task, connection = asyncio.current_task(), request.protocol
+        assert task is not None
         assert isinstance(connection, Connection)
-        connection.is_busy = False
+        self._tasks.add(task)
+        try:
+            return await self._handler(request)
+        finally:
+            self._tasks.discard(task)
+            connection.is_busy = False
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Let what runs come to its end; who is not done in time is told so."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=self._parts.config.shutdown_timeout_secs)
+        self._parts.is_stopping = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=LAST_WORDS_S)
+        await super().shutdown(timeout)
 
 
 def _make_request(

@@ -75,6 +75,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     header_timeout_secs, body_timeout_secs, stall_timeout_secs : float
         How long a client may take for its headers, for its body, and to read on once the buffers
         for its answer are full.
+    shutdown_timeout_secs : float
+        How long a router that is told to stop waits for the ends of answers.
     api_keys : tuple of str
         Keys of which clients must show one; empty: none is asked for.
     admin_token : str
@@ -125,6 +127,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     header_timeout_secs: Seconds = 30.0
     body_timeout_secs: Seconds = 120.0
     stall_timeout_secs: Seconds = 60.0
+    shutdown_timeout_secs: Seconds = 30.0
     api_keys: tuple[str, ...] = ()
     admin_token: str = ""
     admin_port: Port | None = None

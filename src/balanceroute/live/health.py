@@ -11,7 +11,8 @@ log = logging.getLogger(__name__)
 class Health:
     """Counts what goes well and badly on each rank.
 
-    Ranks that share a barrier share their fate: one that is away stops all, and so the group.
+    Ranks that share a barrier share their fate: one that is away stops all, and so the group. One
+    that has come later counts once it has been well.
 
     Parameters
     ----------
@@ -33,6 +34,9 @@ class Health:
     [False, False]
     >>> health.succeed(1)
     [True, True]
+    >>> health.add("c")
+    >>> health.is_open
+    [True, True, False]
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Health:
         )
         self._num_failures, self._num_successes = [0] * len(names), [0] * len(names)
         self.is_well = [True] * len(names)
+        self._is_proven = [True] * len(names)
         self.is_draining = [False] * len(names)
         self.reasons = [""] * len(names)
 
@@ -68,16 +73,19 @@ class Health:
         self._num_failures.append(0)
         self._num_successes.append(0)
         self.is_well.append(False)
+        self._is_proven.append(False)
         self.is_draining.append(False)
         self.reasons.append("it has not shown yet that it is well")
 
     @property
     def is_open(self) -> list[bool]:
         """Return which ranks may have new requests."""
-        pairs = list(zip(self.is_well, self.is_draining, strict=True))
-        if self._shares_fate and any(not is_well and not drains for is_well, drains in pairs):
-            return [False] * len(pairs)
-        return [is_well and not drains for is_well, drains in pairs]
+        states = list(zip(self.is_well, self.is_draining, self._is_proven, strict=True))
+        if self._shares_fate and any(
+            is_proven and not is_well and not drains for is_well, drains, is_proven in states
+        ):
+            return [False] * len(states)
+        return [is_well and not drains for is_well, drains, _ in states]
 
     def fail(self, rank: int, reason: str) -> None:
         """Count a failure of a rank."""
@@ -105,4 +113,5 @@ class Health:
 
     def _set(self, rank: int, *, is_well: bool) -> None:
         self.is_well[rank] = is_well
+        self._is_proven[rank] |= is_well
         self.on_change()

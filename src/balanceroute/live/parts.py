@@ -55,6 +55,8 @@ class Parts:
         Of the ranks by number; one that is taken away keeps its number and stays drained.
     group, planner, health, meters, session, prefill, prompts, counting
         See their classes.
+    is_stopping : bool
+        Whether requests are told to end.
     """
 
     config: ServeConfig
@@ -67,6 +69,7 @@ class Parts:
     prefill: PrefillTier | None = None
     prompts: PromptCounter = field(default_factory=PromptCounter)
     counting: Counting = field(default_factory=NoCounting)
+    is_stopping: bool = False
 
     @staticmethod
     def of(config: ServeConfig, costs: StepCosts | None, session: aiohttp.ClientSession) -> Parts:

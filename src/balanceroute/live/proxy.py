@@ -14,6 +14,7 @@ from multidict import CIMultiDict
 from balanceroute.live.answers import Refusal
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
 from balanceroute.live.clients import read_body
+from balanceroute.live.endings import refusal_of
 from balanceroute.live.parts import Parts
 from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, Usage, read_usage
@@ -68,8 +69,11 @@ class Proxy:
         try:
             async with asyncio.timeout(limit_s):
                 return await self._serve(call)
-        except TimeoutError as error:
-            refusal = Refusal(504, f"no answer within {limit_s:g} s", "request_timeout")
+        except BaseException as error:
+            is_stopping = self._parts.is_stopping
+            refusal = refusal_of(error, request, limit_s=limit_s, is_stopping=is_stopping)
+            if refusal is None:
+                raise
             return await self._break_off(call, refusal, error)
         finally:
             self._settle(ticket)

@@ -1,0 +1,311 @@
+"""`balanceroute serve` as a process: signals, settings read again, sudden death and new start."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+
+from balanceroute.emulator.group import EmulatedGroup
+from balanceroute.emulator.serve import emulated_groups
+from tests.emulator.serving import server_config
+from tests.live.fake_engine import run, until
+
+pytestmark = pytest.mark.slow
+
+COMMAND = [sys.executable, "-c", "from balanceroute.cli import main; main()", "serve"]
+LIMIT_S = 90.0  # kernels may have to be compiled
+NUM_RANKS, NUM_SLOTS = 4, 8
+
+
+class Process:
+    """A router in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process, self.log, self.url = process, log, ""
+
+    async def wait_ready(self) -> None:
+        """Wait for the line that says where it listens."""
+        assert self.process.stdout is not None
+        line = (await self.process.stdout.readline()).decode()
+        assert "in front of" in line, self.log.read_text()
+        self.url = line.split()[-1]
+
+    async def said(self, text: str) -> None:
+        """Wait until the log says something."""
+        await until(lambda: text in self.log.read_text())
+
+
+@contextlib.asynccontextmanager
+async def started(*arguments: str, log: Path) -> AsyncIterator[Process]:
+    """Start the command; it is killed at the end if it still runs."""
+    with log.open("wb") as errors:
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, *arguments, stdout=asyncio.subprocess.PIPE, stderr=errors
+        )
+    try:
+        yield Process(process, log)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def router(*arguments: str, log: Path) -> AsyncIterator[Process]:
+    """Start a router and wait until it serves."""
+    async with started("--port", "0", *arguments, log=log) as process:
+        await process.wait_ready()
+        yield process
+
+
+@contextlib.asynccontextmanager
+async def group(**settings: Any) -> AsyncIterator[EmulatedGroup]:
+    """Run an emulated group in this process."""
+    config = server_config(num_ranks=NUM_RANKS, num_slots=NUM_SLOTS, **settings)
+    async with emulated_groups(config) as groups:
+        yield groups[0]
+
+
+def body(output_tokens: int, prompt_tokens: int = 20) -> dict[str, Any]:
+    """Return a request that streams so many tokens, at 2 ms each."""
+    return {
+        "model": "emulated",
+        "prompt": [1] * prompt_tokens,
+        "max_tokens": output_tokens,
+        "ignore_eos": True,
+        "stream": True,
+    }
+
+
+async def ask(
+    session: aiohttp.ClientSession, url: str, output_tokens: int
+) -> tuple[int, list[bytes]]:
+    """Send a request; return the status and the events, or the lines of an error."""
+    url += "/v1/completions"
+    async with session.post(url, json=body(output_tokens)) as answer:
+        return answer.status, (await answer.read()).removesuffix(b"\n\n").split(b"\n\n")
+
+
+def is_whole(ended: tuple[int, list[bytes]], output_tokens: int) -> bool:
+    """Tell whether a stream has all its tokens and its end."""
+    status, events = ended
+    return status == 200 and events[-1] == b"data: [DONE]" and len(events) == output_tokens + 1
+
+
+async def workers(session: aiohttp.ClientSession, url: str) -> list[dict[str, Any]]:
+    """Return what the router says of its ranks."""
+    async with session.get(url + "/workers") as answer:
+        shown: list[dict[str, Any]] = (await answer.json())["workers"]
+        return shown
+
+
+def test_settings_are_read_again(tmp_path: Path) -> None:
+    """Ranks, policy and limits change, a stream goes on; what cannot be leaves all as it was."""
+    file, log = tmp_path / "router.yaml", tmp_path / "log"
+
+    def write(**changed: Any) -> None:
+        settings = {"policy": "fcfs", "slots": NUM_SLOTS, "metrics-interval-secs": 0.1}
+        settings |= {"health-check-interval-secs": 0.1}
+        file.write_bytes(msgspec.yaml.encode(settings | changed))
+
+    async def test() -> None:
+        async with group() as engine, aiohttp.ClientSession() as session:
+            urls = [f"{engine.url}@{rank}" for rank in range(NUM_RANKS)]
+            write(**{"worker-urls": urls[:1]})
+            async with router("--config", str(file), log=log) as it:
+                long = asyncio.create_task(ask(session, it.url, 3000))
+                await until(lambda: engine.engine.ranks[0].num_running == 1)
+                # Other ranks, another policy.
+                write(**{"worker-urls": urls[1:3], "policy": "least_requests"})
+                it.process.send_signal(signal.SIGHUP)
+                await it.said("new settings are in force")
+                async with asyncio.timeout(10):
+                    while [w["is_open"] for w in await workers(session, it.url)] != [0, 1, 1]:
+                        await asyncio.sleep(0.01)
+                both = await asyncio.gather(*(ask(session, it.url, 50) for _ in range(2)))
+                assert all(is_whole(ended, 50) for ended in both)
+                ranks = engine.engine.ranks
+                assert [20, 20, 20, 0] == [rank.total_prompt_tokens for rank in ranks]
+                async with session.get(it.url + "/metrics") as answer:
+                    text = await answer.text()
+                assert 'balanceroute_policy_info{policy="least_requests"} 1.0' in text
+                # A limit.
+                write(**{"worker-urls": urls, "queue-size": 0})
+                it.process.send_signal(signal.SIGHUP)
+                await until(lambda: it.log.read_text().count("new settings are in force") == 2)
+                assert 429 == (await ask(session, it.url, 3))[0]
+                # What cannot be.
+                for changed, message in (
+                    ({"worker-urls": urls, "policy": "nonsense"}, "nonsense"),
+                    ({"worker-urls": ["nowhere"]}, "worker URL 'nowhere'"),
+                    ({"worker-urls": urls, "max-headers": 99}, "max_headers cannot change"),
+                    ({"worker-urls": urls, "slotz": 3}, "slotz"),
+                ):
+                    write(**changed)
+                    it.process.send_signal(signal.SIGHUP)
+                    await it.said(message)
+                assert 4 == it.log.read_text().count("the settings stay as they are")
+                assert 429 == (await ask(session, it.url, 3))[0]
+                assert NUM_RANKS == len(await workers(session, it.url))
+                assert "Traceback" not in it.log.read_text()
+                assert is_whole(await long, 3000)
+
+    run(test(), LIMIT_S)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_graceful_end(number: signal.Signals, tmp_path: Path) -> None:
+    """Who has come is served to the end, nobody else is let in, and it ends with 0."""
+
+    async def test() -> None:
+        async with group() as engine, aiohttp.ClientSession() as session:
+            urls = ["--worker-urls", engine.url]
+            more = ["--intra-node-data-parallel-size", "4", "--slots", "1", "--policy", "fcfs"]
+            async with router(*urls, *more, log=tmp_path / "log") as it:
+                asked = [asyncio.create_task(ask(session, it.url, 500)) for _ in range(6)]
+                await until(lambda: sum(r.num_running for r in engine.engine.ranks) == 4)
+                it.process.send_signal(number)
+                await asyncio.sleep(0.2)
+                async with aiohttp.ClientSession() as other:
+                    with pytest.raises(aiohttp.ClientConnectorError):
+                        await ask(other, it.url, 3)
+                # Two of them have been waiting for a slot.
+                assert all(is_whole(ended, 500) for ended in await asyncio.gather(*asked))
+                assert 0 == await asyncio.wait_for(it.process.wait(), 10)
+                assert "Traceback" not in it.log.read_text()
+
+    run(test(), LIMIT_S)
+
+
+def test_an_end_that_does_not_wait_for_ever(tmp_path: Path) -> None:
+    """Streams that are not done in time end in an error event, and nothing runs on."""
+    file = tmp_path / "router.yaml"
+
+    async def test() -> None:
+        async with group() as engine, aiohttp.ClientSession() as session:
+            settings = {"worker-urls": [f"{engine.url}@0"], "slots": 1, "policy": "fcfs"}
+            file.write_bytes(msgspec.yaml.encode(settings | {"shutdown-timeout-secs": 0.5}))
+            async with router("--config", str(file), log=tmp_path / "log") as it:
+                running = asyncio.create_task(ask(session, it.url, 100_000))
+                await until(lambda: engine.engine.ranks[0].num_running == 1)
+                waiting = asyncio.create_task(ask(session, it.url, 3))
+                await asyncio.sleep(0.2)
+                it.process.terminate()
+                status, events = await running
+                error = msgspec.json.decode(events[-1].removeprefix(b"data: "))["error"]
+                assert (200, 503) == (status, error["code"])
+                status, events = await waiting
+                assert 503 == status
+                assert 503 == msgspec.json.decode(events[0])["error"]["code"]
+                assert 0 == await asyncio.wait_for(it.process.wait(), 10)
+                await until(lambda: engine.engine.ranks[0].num_running == 0)
+
+    run(test(), LIMIT_S)
+
+
+def test_a_sudden_death_under_load(tmp_path: Path) -> None:
+    """A new router places requests by what is on the ranks, within two seconds of its start.
+
+    As many run on each rank then, those counted that have never been the router's.
+    """
+
+    async def test() -> None:
+        async with group() as engine, aiohttp.ClientSession() as session:
+            ranks = engine.engine.ranks
+            arguments = ["--worker-urls", engine.url, "--intra-node-data-parallel-size", "4"]
+            arguments += ["--slots", str(NUM_SLOTS), "--policy", "br_0"]
+            # Another router's requests, on one rank.
+            url = engine.url + "/v1/completions"
+            rank = {"X-data-parallel-rank": "0"}
+            others = [
+                asyncio.create_task(session.post(url, json=body(8000), headers=rank))
+                for _ in range(6)
+            ]
+            await until(lambda: ranks[0].num_running == 6)
+            async with router(*arguments, log=tmp_path / "first") as it:
+                asked = [asyncio.create_task(ask(session, it.url, 8000)) for _ in range(12)]
+                await until(lambda: sum(r.num_running for r in ranks) == 18)
+                it.process.send_signal(signal.SIGKILL)
+                await it.process.wait()
+                ends = await asyncio.gather(*asked, return_exceptions=True)
+                assert all(isinstance(end, aiohttp.ClientError) for end in ends)
+            async with router(*arguments, log=tmp_path / "second") as it:
+                began_s = time.monotonic()
+                # What the engine knows now: the dead router's requests are gone, the others' run.
+                assert [6, 0, 0, 0] == [r.num_running for r in ranks]
+                asked = [asyncio.create_task(ask(session, it.url, 8000)) for _ in range(18)]
+                await until(lambda: sum(r.num_running for r in ranks) == 24, within_s=2.0)
+                assert time.monotonic() - began_s < 2.0
+                state = await emulator_state(session, engine.url)
+                assert [6] * 4 == [r["num_running"] for r in state]
+                loads = [r["resident_tokens"] for r in state]
+                # Those of rank 0 have grown for as long as the router took to start.
+                assert max(loads[1:]) - min(loads[1:]) <= 20 + 6
+                assert loads[0] > max(loads[1:])
+                for task in asked:
+                    task.cancel()
+            for other in others:
+                (await other).close()
+
+    run(test(), LIMIT_S)
+
+
+async def emulator_state(session: aiohttp.ClientSession, url: str) -> list[dict[str, Any]]:
+    """Return what the engine says of its ranks."""
+    async with session.get(url + "/emulator/state") as answer:
+        ranks: list[dict[str, Any]] = (await answer.json())["ranks"]
+        return ranks
+
+
+@pytest.mark.parametrize("what", ["port", "setting", "file"])
+def test_what_cannot_be_started(what: str, tmp_path: Path) -> None:
+    """One line, and exit code 2."""
+    log = tmp_path / "log"
+
+    async def test() -> None:
+        async with group() as engine:
+            port = engine.url.rsplit(":", 1)[1]
+            arguments, message = {
+                "port": (["--worker-urls", f"{engine.url}@0", "--port", port], "cannot listen on"),
+                "setting": (["--worker-urls", "nowhere"], "worker URL 'nowhere'"),
+                "file": (["--config", str(tmp_path / "none.yaml")], "cannot read"),
+            }[what]
+            async with started(*arguments, log=log) as it:
+                assert 2 == await asyncio.wait_for(it.process.wait(), LIMIT_S)
+            (line,) = log.read_text().splitlines()
+            assert message in line
+
+    run(test(), LIMIT_S)
+
+
+def test_several_ranks_behind_a_port_that_nobody_answers(tmp_path: Path) -> None:
+    """It starts, says so, and lets requests in when the engine has come up."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+
+    async def test() -> None:
+        async with aiohttp.ClientSession() as session:
+            arguments = ["--worker-urls", f"http://127.0.0.1:{port}@0", "--policy", "fcfs"]
+            more = ["--health-check-interval-secs", "0.1", "--slots", "4"]
+            async with router(*arguments, *more, log=tmp_path / "log") as it:
+                await it.said("is away")
+                assert 503 == (await ask(session, it.url, 3))[0]
+                config = server_config(num_ranks=1)
+                async with emulated_groups(replace(config, port=port)):
+                    await it.said("is back")
+                    assert is_whole(await ask(session, it.url, 3), 3)
+
+    run(test(), LIMIT_S)
