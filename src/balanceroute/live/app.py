@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
@@ -19,6 +18,7 @@ from balanceroute.live.config import ServeConfig
 from balanceroute.live.endings import refusal_of
 from balanceroute.live.parts import Parts
 from balanceroute.live.proxy import Proxy
+from balanceroute.live.tenants import check_key
 from balanceroute.live.upstream import answer_headers, open_session, request_headers
 from balanceroute.live.watch import Watch
 from balanceroute.live.wire import PATHS
@@ -52,8 +52,8 @@ class Router:
         if request.headers.get("Expect", "").lower() == CONTINUE and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            if self.parts.config.api_keys and handler not in (self._liveness, self._readiness):
-                self._expect_key(request)
+            if handler not in (self._liveness, self._readiness):
+                check_key(request, self.parts.config)
             answer = await handler(request)
         except Refusal as refusal:
             answer = self._refuse(refusal)
@@ -72,15 +72,6 @@ class Router:
             self.meters.slow_clients.labels(BODY).inc()
         self.meters.dropped.labels(refusal.reason).inc()
         return refusal.response()
-
-    def _expect_key(self, request: web.BaseRequest) -> None:
-        scheme, _, shown = request.headers.get("Authorization", "").partition(" ")
-        key = shown.strip().encode() if scheme.lower() == "bearer" else b""
-        # All are compared, so that the time taken tells nothing.
-        known_keys = self.parts.config.api_keys
-        matches = [hmac.compare_digest(key, known.encode()) for known in known_keys]
-        if not any(matches):
-            raise Refusal(401, "a key is needed, as `Authorization: Bearer KEY`", "unauthorized")
 
     async def _liveness(self, _: web.BaseRequest) -> web.StreamResponse:
         return json_response({"status": "ok"})
@@ -111,7 +102,9 @@ class Router:
         while not is_open[self._next_rank]:
             self._next_rank = (self._next_rank + 1) % len(is_open)
         address = self.parts.addresses[self._next_rank]
-        headers = request_headers(request.headers, keeps_secrets=not self.parts.config.api_keys)
+        headers = request_headers(
+            request.headers, keeps_secrets=not self.parts.config.asks_for_keys
+        )
         try:
             async with self.parts.session.request(
                 request.method,

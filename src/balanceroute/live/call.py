@@ -23,6 +23,7 @@ class Call:
     facts: RequestFacts
     ticket: Ticket
     request_id: str
+    tenant: str | None  # whose it is, if that matters
     headers: CIMultiDict[str]  # as they go on to an engine
     handed_over: bytes | None = None  # the body that names a prompt computed elsewhere, if one is
     answer: web.StreamResponse | None = None  # once it has begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,12 +14,28 @@ from msgspec import Meta
 from balanceroute.errors import ConfigError
 from balanceroute.live.addresses import RankAddress, rank_addresses
 
+TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 RankField = Literal["header", "body", "none"]
 BindingChoice = Literal["pooled", "immediate"]
 CountBy = Literal["estimate", "tokenizer", "engine"]
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who shares a router with others.
+
+    Attributes
+    ----------
+    weight : float
+        Of its share, in relation to others.
+    keys : tuple of str
+        That its clients show; empty: it is known by the header only.
+    """
+
+    weight: Annotated[float, Meta(gt=0.0, le=1e6)] = 1.0
+    keys: tuple[str, ...] = ()
 
 
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,6 +96,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         How long a router that is told to stop waits for the ends of answers.
     api_keys : tuple of str
         Keys of which clients must show one; empty: none is asked for.
+    tenants : dict of str to Tenant
+        By name; clients that belong to none share the name ``""``.
+    tenant_header : str or None
+        Header in which a gateway names the tenant of a request whose key names none.
     admin_token : str
         What changes to the running router must show; empty: there is no way to make any.
     admin_port : int or None
@@ -129,6 +150,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     stall_timeout_secs: Seconds = 60.0
     shutdown_timeout_secs: Seconds = 30.0
     api_keys: tuple[str, ...] = ()
+    tenants: dict[str, Tenant] = {}
+    tenant_header: str | None = None
     admin_token: str = ""
     admin_port: Port | None = None
     allows_rank_header: bool = False
@@ -137,6 +160,22 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def addresses(self) -> list[RankAddress]:
         """Return where the ranks are, in order."""
         return rank_addresses(self.worker_urls, ranks_per_url=self.intra_node_data_parallel_size)
+
+    @property
+    def tenant_of_key(self) -> dict[str, str]:
+        """Return whose each key is, ``""`` for nobody's in particular; empty: none is asked for."""
+        keys = dict.fromkeys(self.api_keys, "")
+        return keys | {key: name for name, its in self.tenants.items() for key in its.keys}
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Tell whether clients must show one."""
+        return bool(self.api_keys) or any(its.keys for its in self.tenants.values())
+
+    @property
+    def has_tenants(self) -> bool:
+        """Tell whether shares are looked after."""
+        return bool(self.tenants) or self.tenant_header is not None
 
 
 def read_config(path: Path | None, flags: Mapping[str, Any]) -> ServeConfig:
@@ -175,7 +214,8 @@ def _read_file(path: Path) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(settings, dict):
-        raise ConfigError(f"{path} must hold settings as `name: value`, got {settings!r}")
+        kind = type(settings).__name__  # and not the content, which may be secret
+        raise ConfigError(f"{path} must hold settings as `name: value`, got a {kind}")
     return {str(name).replace("-", "_"): value for name, value in settings.items()}
 
 
@@ -197,5 +237,10 @@ def _check(config: ServeConfig) -> None:
         raise ConfigError(f"--tokenizer is not used with --count-by {config.count_by}; leave one")
     if config.admin_port is not None and not config.admin_token:
         raise ConfigError("--admin-port needs a token in BALANCEROUTE_ADMIN_TOKEN")
+    keys = [key for its in config.tenants.values() for key in its.keys] + list(config.api_keys)
+    if len(set(keys)) < len(keys) or "" in keys:
+        raise ConfigError("a key must not be empty, nor stand twice among tenants and api-keys")
+    if config.tenant_header is not None and not TOKEN.fullmatch(config.tenant_header):
+        raise ConfigError(f"tenant_header must be a header's name, got {config.tenant_header!r}")
     if config.prefill_budget is not None and config.step_time is None:
         raise ConfigError("--prefill-budget needs --step-time, against which prefill is weighed")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from balanceroute.live.fair import FairQueue
 from balanceroute.live.group import LiveGroup
 
 WAIT_BUCKETS_S = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 300.0)
@@ -78,6 +79,10 @@ class Meters:
         self.show_policy(policy)
         registry.register(_GroupState(group, names))
 
+    def show_tenants(self, queue: FairQueue, names: Callable[[], Iterable[str]]) -> None:
+        """Tell of those tenants from now on that `names` returns; others may be without number."""
+        self.registry.register(_TenantState(queue, names))
+
     def show_policy(self, policy: str) -> None:
         """Say who chooses from now on."""
         self._info.clear()
@@ -86,6 +91,27 @@ class Meters:
     def text(self) -> bytes:
         """Return all of them as Prometheus reads them."""
         return generate_latest(self.registry)
+
+
+class _TenantState(Collector):
+    """What tenants have waiting, and what they have got."""
+
+    def __init__(self, queue: FairQueue, names: Callable[[], Iterable[str]]) -> None:
+        self._queue, self._names = queue, names
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the figures."""
+        text = "Requests that wait, also in the pool."
+        waiting = GaugeMetricFamily("balanceroute_tenant_waiting_requests", text, labels=["tenant"])
+        text = "Prompts that were sent and outputs that have ended."
+        tokens = CounterMetricFamily("balanceroute_tenant_tokens", text, labels=["tenant"])
+        for name in self._names():
+            waiting.add_metric([name], self._queue.num_waiting(name))
+            tokens.add_metric([name], self._queue.num_tokens(name))
+        yield waiting
+        yield tokens
+        text = "Requests that wait for their tenant's turn, outside of the pool."
+        yield GaugeMetricFamily("balanceroute_staged_requests", text, value=self._queue.num_staged)
 
 
 class _GroupState(Collector):

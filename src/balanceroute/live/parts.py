@@ -12,14 +12,17 @@ import numpy as np
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.errors import ConfigError
 from balanceroute.live.addresses import RankAddress, rank_addresses
+from balanceroute.live.answers import Refusal
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.counting import Counting, EngineCounting, NoCounting, TokenizerCounting
+from balanceroute.live.fair import FairQueue
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.health import Health
 from balanceroute.live.meters import Meters
 from balanceroute.live.planner import Planner
 from balanceroute.live.prefill import PrefillTier
 from balanceroute.live.prompts import PromptCounter
+from balanceroute.live.tenants import weight_of
 from balanceroute.live.tokenizer import FileTokenizer
 from balanceroute.policies.base import Policy
 from balanceroute.policies.registry import make_policy
@@ -53,7 +56,7 @@ class Parts:
         The settings in force.
     addresses : list of RankAddress
         Of the ranks by number; one that is taken away keeps its number and stays drained.
-    group, planner, health, meters, session, prefill, prompts, counting
+    group, queue, planner, health, meters, session, prefill, prompts, counting
         See their classes.
     is_stopping : bool
         Whether requests are told to end.
@@ -62,6 +65,7 @@ class Parts:
     config: ServeConfig
     addresses: list[RankAddress]
     group: LiveGroup
+    queue: FairQueue
     planner: Planner
     health: Health
     meters: Meters
@@ -86,6 +90,11 @@ class Parts:
         )
         meters = Meters(group, names, config.policy)
         planner = Planner(group, settle_s=config.settle_secs, on_plan=meters.plan.observe)
+        queue = FairQueue(
+            group,
+            weight_of=lambda tenant: weight_of(tenant, parts.config),
+            on_shown=planner.arrive,
+        )
         health = Health(
             names,
             failure_threshold=config.health_failure_threshold,
@@ -96,6 +105,7 @@ class Parts:
             config=config,
             addresses=addresses,
             group=group,
+            queue=queue,
             planner=planner,
             health=health,
             meters=meters,
@@ -103,13 +113,25 @@ class Parts:
             prefill=_prefill(config, session),
         )
         parts.counting = _counting(parts)
+        meters.show_tenants(queue, lambda: parts.config.tenants)
         health.on_change = parts.open_ranks
         return parts
 
     @property
     def num_waiting(self) -> int:
         """Return how many requests wait for a rank, or for their prompt to be computed before."""
-        return self.group.num_waiting + (self.prefill.num_requests if self.prefill else 0)
+        num_before = self.prefill.num_requests if self.prefill is not None else 0
+        return self.group.num_waiting + self.queue.num_staged + num_before
+
+    def expect_room(self, tenant: str | None) -> None:
+        """Refuse a request if no more may wait, or no more of its tenant."""
+        num_waiting, size = self.num_waiting, self.config.queue_size
+        if num_waiting >= size:
+            raise Refusal(429, f"{num_waiting} requests are waiting; try again later", "queue_full")
+        if tenant is not None and not self.queue.has_room(tenant, size):
+            num_own = self.queue.num_waiting(tenant)
+            message = f"{num_own} requests of yours are waiting; try again later"
+            raise Refusal(429, message, "tenant_queue_full")
 
     def open_ranks(self) -> None:
         """Let those ranks have requests that are fit for them."""

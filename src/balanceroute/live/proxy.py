@@ -16,6 +16,7 @@ from balanceroute.live.call import REQUEST_ID, Call, request_id_of
 from balanceroute.live.clients import read_body
 from balanceroute.live.endings import refusal_of
 from balanceroute.live.parts import Parts
+from balanceroute.live.tenants import tenant_of
 from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, Usage, read_usage
 from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
@@ -32,7 +33,7 @@ class Proxy:
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._addresses = parts, parts.addresses
-        self._group, self._planner = parts.group, parts.planner
+        self._group, self._planner, self._queue = parts.group, parts.planner, parts.queue
         self._rate = EventRate()
         self._instance, self._numbers = secrets.token_hex(4), itertools.count()
 
@@ -43,8 +44,10 @@ class Proxy:
             facts = read_request(request.path, body)
         except BadBody as error:
             raise Refusal(400, f"the body is not a JSON object: {error}", "bad_body") from error
-        self._expect_room()
+        tenant = tenant_of(request, self._parts.config)
+        self._expect_room(tenant)
         facts = await self._parts.counting.count(request.path, body, facts)
+        self._expect_room(tenant)  # others may have come meanwhile
         ticket = Ticket(
             prompt_tokens=self._parts.prompts.count(facts),
             max_tokens=facts.max_tokens,
@@ -55,7 +58,9 @@ class Proxy:
             pinned_rank=self._pinned_rank(request),
         )
         request_id = request_id_of(request) or f"br-{self._instance}-{next(self._numbers):x}"
-        headers = request_headers(request.headers, keeps_secrets=not self._parts.config.api_keys)
+        headers = request_headers(
+            request.headers, keeps_secrets=not self._parts.config.asks_for_keys
+        )
         headers[REQUEST_ID] = request_id
         call = Call(
             request=request,
@@ -63,6 +68,7 @@ class Proxy:
             facts=facts,
             ticket=ticket,
             request_id=request_id,
+            tenant=tenant,
             headers=headers,
         )
         limit_s = self._parts.config.request_timeout_secs
@@ -78,19 +84,17 @@ class Proxy:
         finally:
             self._settle(ticket)
 
-    def _expect_room(self) -> None:
+    def _expect_room(self, tenant: str | None) -> None:
         if not any(self._parts.health.is_open):
             raise Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
-        num_waiting = self._parts.num_waiting
-        if num_waiting >= self._parts.config.queue_size:
-            raise Refusal(429, f"{num_waiting} requests are waiting; try again later", "queue_full")
+        self._parts.expect_room(tenant)
 
     async def _serve(self, call: Call) -> web.StreamResponse:
         backoff_s = self._parts.config.retry_initial_backoff_secs
         for attempt in range(1, self._parts.config.retry_max_attempts + 1):
             is_last = attempt == self._parts.config.retry_max_attempts
             await self._prefill(call)
-            await self._place(call.ticket)
+            await self._place(call.ticket, call.tenant)
             answer = await self._send(call, is_last=is_last)
             if answer is not None:
                 return answer
@@ -115,14 +119,14 @@ class Proxy:
         )
         ticket.prompt_tokens = prompt_tokens or ticket.prompt_tokens
 
-    async def _place(self, ticket: Ticket) -> None:
+    async def _place(self, ticket: Ticket, tenant: str | None) -> None:
         """Wait until the request has a rank."""
         if ticket.pinned_rank >= 0:
             self._group.enter_pinned(ticket)
             return
         placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ticket.on_placed = partial(_note_placed, placed)
-        self._group.enter(ticket)
+        self._queue.enter(ticket, tenant)
         self._planner.arrive()
         limit_s = self._parts.config.queue_timeout_secs
         overdue = asyncio.get_running_loop().call_later(limit_s, _note_overdue, placed, limit_s)
@@ -253,6 +257,7 @@ class Proxy:
     def _close(self, ticket: Ticket, *, has_completed: bool) -> None:
         self._parts.meters.tokens.inc(ticket.output_tokens)
         self._group.close(ticket, has_completed=has_completed)
+        self._queue.end(ticket)
         self._planner.free()
 
     def _settle(self, ticket: Ticket) -> None:
@@ -260,7 +265,7 @@ class Proxy:
         if ticket.handle != NO_HANDLE:
             self._close(ticket, has_completed=False)
         else:
-            self._group.leave(ticket)
+            self._queue.leave(ticket)
 
     def _answer_headers(self, call: Call, upstream: aiohttp.ClientResponse) -> CIMultiDict[str]:
         headers = answer_headers(upstream.headers)
