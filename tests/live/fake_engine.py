@@ -14,6 +14,7 @@ from multidict import CIMultiDictProxy
 
 from balanceroute.live.app import Router, running_router
 from balanceroute.live.config import read_config
+from balanceroute.live.wire import PATHS
 
 DEADLINE_S = 30.0
 Script = Callable[["FakeEngine", web.Request], Awaitable[web.StreamResponse]]
@@ -118,7 +119,7 @@ def metrics_of(ranks: list[tuple[int, int]], *, usage: float = 0.0) -> str:
 async def serving(engine: FakeEngine, port: int = 0) -> AsyncIterator[FakeEngine]:
     """Run an engine on a free port, or on the one given."""
     app = web.Application(client_max_size=1 << 30)
-    for path in ("/v1/completions", "/v1/chat/completions", "/v1/responses"):
+    for path in (*PATHS, "/v1/messages"):
         app.router.add_post(path, engine.generate)
     app.router.add_get("/health", engine.health)
     app.router.add_get("/metrics", engine.show_metrics)

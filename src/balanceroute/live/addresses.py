@@ -57,11 +57,14 @@ def rank_addresses(urls: Sequence[str], *, ranks_per_url: int = 1) -> list[RankA
         base, at, number = text.rpartition("@")
         if not at:
             base = text
+        elif "@" in base or not number.isdecimal():
+            raise ConfigError(  # and not what stands before the @, which may be a password
+                f"worker URL {_hidden(text)!r}: the rank after @ must be a number, and there must "
+                "be no user name; the engine's own key is passed on from clients' Authorization"
+            )
         _expect_url(text, base)
         base = base.rstrip("/")
         if at:
-            if not number.isdecimal():
-                raise ConfigError(f"worker URL {text!r}: the rank after @ must be a number")
             addresses.append(RankAddress(base, int(number)))
         elif ranks_per_url == 1:
             addresses.append(RankAddress(base))
@@ -71,6 +74,12 @@ def rank_addresses(urls: Sequence[str], *, ranks_per_url: int = 1) -> list[RankA
         if addresses.count(address) > 1:
             raise ConfigError(f"worker URL {address.name!r} is given twice")
     return addresses
+
+
+def _hidden(text: str) -> str:
+    """Return a URL without what stands before its host."""
+    scheme, mark, _ = text.partition("://")
+    return f"{scheme if mark else ''}{mark}…@{text.rpartition('@')[2]}"
 
 
 def _expect_url(text: str, base: str) -> None:

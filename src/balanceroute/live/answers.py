@@ -37,10 +37,6 @@ class Refusal(Exception):  # noqa: N818  # an answer, not a fault of ours
             headers["Retry-After"] = str(RETRY_AFTER_S)
         return json_response(error_body(self.status, self.message), self.status, headers)
 
-    def event(self) -> bytes:
-        """Return the same for a stream that has begun."""
-        return b"data: " + msgspec.json.encode(error_body(self.status, self.message)) + b"\n\n"
-
 
 class Relayed(Refusal):
     """An engine's own refusal, passed on as it is.
@@ -70,9 +66,12 @@ def error_body(status: int, message: str) -> dict[str, Any]:
     --------
     >>> error_body(404, "no such model")["error"]["type"]
     'NotFoundError'
+    >>> error_body(500, "sorry")["error"]["type"]
+    'InternalServerError'
     """
     kinds = {400: "BadRequestError", 401: "AuthenticationError", 404: "NotFoundError"}
-    kind = kinds.get(status, HTTPStatus(status).phrase.title().replace(" ", "") + "Error")
+    phrase = HTTPStatus(status).phrase.title().replace(" ", "").removesuffix("Error")
+    kind = kinds.get(status, phrase + "Error")
     return {"error": {"message": message, "type": kind, "param": None, "code": status}}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-import aiohttp
 from aiohttp import web
 
 from balanceroute import __version__
@@ -13,13 +12,14 @@ from balanceroute.cluster.costs import StepCosts
 from balanceroute.errors import ConfigError
 from balanceroute.live.admin import Admin, workers
 from balanceroute.live.answers import Refusal, json_response
-from balanceroute.live.clients import BODY, SLOW_BODY, ClientServer, read_body
+from balanceroute.live.clients import BODY, SLOW_BODY, ClientServer
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.endings import refusal_of
 from balanceroute.live.parts import Parts
+from balanceroute.live.passing import PassThrough
 from balanceroute.live.proxy import Proxy
 from balanceroute.live.tenants import check_key
-from balanceroute.live.upstream import answer_headers, open_session, request_headers
+from balanceroute.live.upstream import open_session
 from balanceroute.live.watch import Watch
 from balanceroute.live.wire import PATHS
 
@@ -44,7 +44,7 @@ class Router:
             ("GET", "/version"): self._version,
         }
         self._paths.update({("POST", path): proxy.generate for path in PATHS})
-        self._next_rank = 0
+        self._pass_through = PassThrough(parts).answer
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request."""
@@ -92,36 +92,6 @@ class Router:
 
     async def _workers(self, _: web.BaseRequest) -> web.StreamResponse:
         return json_response(workers(self.parts))
-
-    async def _pass_through(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer what makes no load with the next rank that is open."""
-        is_open = self.health.is_open
-        if not any(is_open):
-            raise Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
-        self._next_rank = (self._next_rank + 1) % len(is_open)
-        while not is_open[self._next_rank]:
-            self._next_rank = (self._next_rank + 1) % len(is_open)
-        address = self.parts.addresses[self._next_rank]
-        headers = request_headers(
-            request.headers, keeps_secrets=not self.parts.config.asks_for_keys
-        )
-        try:
-            async with self.parts.session.request(
-                request.method,
-                f"{address.url}{request.path_qs}",
-                data=await read_body(request, self.parts.config.body_timeout_secs),
-                headers=headers,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=self.parts.config.request_timeout_secs),
-            ) as upstream:
-                body = await upstream.read()
-                return web.Response(
-                    body=body, status=upstream.status, headers=answer_headers(upstream.headers)
-                )
-        except TimeoutError as error:
-            raise Refusal(504, f"{address.name} gives no answer", "request_timeout") from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Refusal(502, f"{address.name}: {error}", "upstream_unreachable") from error
 
 
 @contextlib.asynccontextmanager

@@ -8,6 +8,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from balanceroute.live.ticket import Ticket
+from balanceroute.live.tokens import TokenMeter
 from balanceroute.live.wire import RequestFacts
 
 REQUEST_ID = "X-Request-Id"
@@ -27,6 +28,12 @@ class Call:
     headers: CIMultiDict[str]  # as they go on to an engine
     handed_over: bytes | None = None  # the body that names a prompt computed elsewhere, if one is
     answer: web.StreamResponse | None = None  # once it has begun
+    meter: TokenMeter | None = None  # of its stream
+
+    @property
+    def last_number(self) -> int:
+        """Return the number of the last event, if events have numbers, else -1."""
+        return self.meter.last_number if self.meter is not None else -1
 
 
 def request_id_of(request: web.BaseRequest) -> str:

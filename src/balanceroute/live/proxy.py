@@ -15,6 +15,7 @@ from balanceroute.live.answers import Refusal
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
 from balanceroute.live.clients import read_body
 from balanceroute.live.endings import refusal_of
+from balanceroute.live.events import EVENT_STREAM, WholeEvents, error_event
 from balanceroute.live.parts import Parts
 from balanceroute.live.tenants import tenant_of
 from balanceroute.live.ticket import NO_HANDLE, Ticket
@@ -25,7 +26,6 @@ from balanceroute.live.wire import BadBody, read_request
 WORKER = "x-balanceroute-worker"
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})  # nothing has been passed on yet
 BACKOFF_FACTOR = 2.0
-EVENT_STREAM = "text/event-stream"
 
 
 class Proxy:
@@ -197,7 +197,7 @@ class Proxy:
         headers = self._answer_headers(call, upstream)
         answer = web.StreamResponse(status=upstream.status, headers=headers)
         await answer.prepare(call.request)
-        call.answer = answer
+        call.answer, call.meter, events = answer, meter, WholeEvents()
         try:
             while data := await read():
                 num_tokens = meter.feed(data)
@@ -206,13 +206,15 @@ class Proxy:
                     self._planner.free()
                 if meter.is_done:
                     self._finish(call, meter)
-                await answer.write(data)
+                if whole := events.feed(data):
+                    await answer.write(whole)
         except (aiohttp.ClientError, OSError) as error:
             if call.request.transport is None:  # it is the client that has gone
                 return answer
             return await self._cut(call, f"{type(error).__name__}: {error}", error)
         if not meter.is_done and not meter.has_failed:
             return await self._cut(call, "it ended before it was complete", None)
+        await answer.write(events.rest)
         await answer.write_eof()
         return answer
 
@@ -242,7 +244,7 @@ class Proxy:
         if answer is None:
             raise refusal from error
         self._parts.meters.cut.inc()
-        await answer.write(refusal.event())
+        await answer.write(error_event(refusal, call.request.path, call.last_number))
         await answer.write_eof()
         return answer
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import msgspec
 
 SERVER_SENT_EVENT, EVENT_END, DONE = b"data:", b"\n\n", b"[DONE]"
+RESPONSE_ENDS = frozenset({"response.completed", "response.incomplete", "response.cancelled"})
+RESPONSE_FAILURES = frozenset({"response.failed", "error"})
 FIRST_EVENTS, KEPT = 64, 0.98  # of one token each, to begin with; and what stays, per stream
 
 
@@ -34,6 +36,7 @@ class _Chunk(msgspec.Struct, frozen=True):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     type: str = ""  # of an event of the responses endpoint
+    sequence_number: int = -1  # there, too
     response: _Response | None = None
     error: msgspec.Raw = msgspec.Raw(b"")
 
@@ -89,6 +92,8 @@ class TokenMeter:
     ----------
     num_tokens, num_events : int
         So far.
+    last_number : int
+        Of the last event that has one, else -1.
     usage : Usage or None
         The last one stated.
     is_done, has_failed : bool
@@ -109,6 +114,7 @@ class TokenMeter:
         "_tokens_per_event",
         "has_failed",
         "is_done",
+        "last_number",
         "num_events",
         "usage",
     )
@@ -116,7 +122,7 @@ class TokenMeter:
     def __init__(self, tokens_per_event: float = 1.0) -> None:
         self._rest = b""
         self._tokens, self._tokens_per_event = 0.0, tokens_per_event
-        self.num_events = 0
+        self.num_events, self.last_number = 0, -1
         self.usage: Usage | None = None
         self.is_done = self.has_failed = False
 
@@ -158,8 +164,11 @@ class TokenMeter:
                 self._count(self._worth)
         if chunk.type.endswith(".delta"):
             self._count(self._worth)
-        elif chunk.type == "response.completed":
+        elif chunk.type in RESPONSE_ENDS:
             self.is_done = True
+        elif chunk.type in RESPONSE_FAILURES:
+            self.has_failed = True
+        self.last_number = max(self.last_number, chunk.sequence_number)
         usage = _usage_of(chunk)
         if usage is not None:
             self.usage = usage

@@ -22,7 +22,14 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-NOT_SENT = HOP_BY_HOP | {"host", "content-length", "expect", RANK_HEADER.lower()}
+# A compressed stream could not be read on its way.
+NOT_SENT = HOP_BY_HOP | {
+    "accept-encoding",
+    "content-length",
+    "expect",
+    "host",
+    RANK_HEADER.lower(),
+}
 NOT_RETURNED = HOP_BY_HOP | {"content-length", "date", "server"}
 # The engine's own key would not be the router's.
 SECRETS = frozenset({"authorization", "x-api-key"})
