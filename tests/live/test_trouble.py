@@ -69,7 +69,9 @@ def test_a_failed_send_is_tried_again_elsewhere() -> None:
 
     async def test() -> None:
         async with serving(FakeEngine(refuse)) as bad, serving(FakeEngine()) as good:
-            async with routing(bad, good, barrier=False, health_failure_threshold=1) as client:
+            # Its health is good, and would bring it back between two tries on a slow machine.
+            terms = {"health_failure_threshold": 1, "health_check_interval_secs": 60.0}
+            async with routing(bad, good, barrier=False, **terms) as client:
                 answers = await asyncio.gather(*(client.post() for _ in range(6)))
                 assert [200] * 6 == [status for status, _, _ in answers]
                 assert 6 == len(good.bodies)
