@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 
 import msgspec
@@ -195,6 +196,20 @@ def test_other_streams_are_passed_on_as_they_come() -> None:
                 go_on.set()
                 assert b"event: b\ndata: 2\n\n" == await answer.read()
             await until(lambda: engine.bodies == [b"{}"])
+
+    run(test())
+
+
+def test_a_compressed_body_goes_on_as_it_was_read() -> None:
+    """Nothing says of it any more that it is compressed."""
+
+    async def test() -> None:
+        async with serving(FakeEngine()) as engine, routing(engine) as client:
+            plain = b'{"prompt": [1, 2]}'
+            encoding = {"Content-Encoding": "gzip"}
+            status, _, _ = await client.post(gzip.compress(plain), headers=encoding)
+            assert (200, [plain]) == (status, engine.bodies)
+            assert "Content-Encoding" not in engine.headers[0]
 
     run(test())
 

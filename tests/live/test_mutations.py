@@ -6,7 +6,9 @@ import asyncio
 import os
 
 import numpy as np
+import pytest
 
+from balanceroute.live.wire import PATHS
 from tests.live.fake_engine import FakeEngine, routing, run, serving, until
 
 NUM_REQUESTS = int(os.environ.get("BALANCEROUTE_MUTATIONS", "400"))  # 10,000 take two minutes
@@ -49,6 +51,23 @@ async def exchange(port: int, data: bytes, patience_s: float) -> bytes:
         return b""
     finally:
         writer.close()
+
+
+@pytest.mark.parametrize("field", ["prompt", "unknown"])
+def test_a_body_that_is_nested_without_end(field: str) -> None:
+    """It is the client's fault, and is not read to its end."""
+
+    async def test() -> None:
+        async with serving(FakeEngine()) as engine, routing(engine) as client:
+            deep = b'{"%b":' % field.encode() + b"[" * 200_000 + b"]" * 200_000 + b"}"
+            for path in PATHS:
+                status, body, _ = await client.post(deep, path)
+                assert 400 == status
+                assert b"nested too deeply" in body
+            assert [] == engine.bodies
+            client.expect_nothing_left()
+
+    run(test())
 
 
 def test_it_goes_on_serving_whatever_comes() -> None:

@@ -29,6 +29,8 @@ async def read_body(request: web.BaseRequest, limit_s: float) -> bytes:
     Refusal
         408 if it does not come within `limit_s` seconds.
     """
+    if request.content.is_eof():  # it has come with the headers, as nearly all do
+        return await request.read()
     try:
         async with asyncio.timeout(limit_s):
             return await request.read()

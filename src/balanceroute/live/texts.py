@@ -44,7 +44,11 @@ def prompt_texts(path: str, body: bytes) -> PromptTexts | None:
     """
     try:
         request = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):  # in a part that routing does not read
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+    ):  # in a part that routing does not read
         return None
     prompt = request.get(PATHS[path])
     if path == CHAT:
@@ -92,7 +96,7 @@ def tokenize_body(path: str, body: bytes) -> bytes | None:
     """
     try:
         request = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     prompt = request.get(PATHS[path])
     asked: dict[str, Any] = {"model": request["model"]} if "model" in request else {}

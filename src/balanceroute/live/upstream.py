@@ -22,9 +22,10 @@ HOP_BY_HOP = frozenset(
         "upgrade",
     }
 )
-# A compressed stream could not be read on its way.
+# A compressed stream could not be read on its way; a compressed body has been unpacked to be read.
 NOT_SENT = HOP_BY_HOP | {
     "accept-encoding",
+    "content-encoding",
     "content-length",
     "expect",
     "host",

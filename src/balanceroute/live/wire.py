@@ -98,6 +98,8 @@ def read_request(path: str, body: bytes) -> RequestFacts:
         fields = _decode_fields(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadBody(str(error)) from error
+    except RecursionError as error:
+        raise BadBody("it is nested too deeply") from error
     raw = bytes(getattr(fields, PATHS[path]))
     limits = (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens)
     return RequestFacts(
