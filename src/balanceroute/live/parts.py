@@ -99,6 +99,7 @@ class Parts:
             names,
             failure_threshold=config.health_failure_threshold,
             success_threshold=config.health_success_threshold,
+            hold_s=config.health_check_interval_secs,
             shares_fate=config.barrier,
         )
         parts = Parts(
@@ -184,6 +185,7 @@ class Parts:
         self.health.set_terms(
             failure_threshold=config.health_failure_threshold,
             success_threshold=config.health_success_threshold,
+            hold_s=config.health_check_interval_secs,
             shares_fate=config.barrier,
         )
         for rank, address in enumerate(self.addresses):

@@ -79,10 +79,7 @@ class Watch:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = f"{type(error).__name__}: {error}"
         for rank in self._ranks_of.get(url, []):
-            if reason:
-                self._health.fail(rank, reason)
-            else:
-                self._health.succeed(rank)
+            self._health.check(rank, reason)
 
     async def _read_metrics(self) -> None:
         tier = self._parts.prefill
