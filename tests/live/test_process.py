@@ -251,8 +251,9 @@ def test_a_sudden_death_under_load(tmp_path: Path) -> None:
                 state = await emulator_state(session, engine.url)
                 assert [6] * 4 == [r["num_running"] for r in state]
                 loads = [r["resident_tokens"] for r in state]
-                # Those of rank 0 have grown for as long as the router took to start.
-                assert max(loads[1:]) - min(loads[1:]) <= 20 + 6
+                # Those of rank 0 have grown for as long as the router took to start; of the
+                # others no rank is ahead by two requests: they have begun at nearly one step.
+                assert max(loads[1:]) - min(loads[1:]) <= 2 * max(loads[1:]) / 6
                 assert loads[0] > max(loads[1:])
                 for task in asked:
                     task.cancel()
