@@ -103,3 +103,20 @@ def test_a_rank_that_says_it_is_well_and_fails_every_request() -> None:
                 client.expect_nothing_left()
 
     run(test())
+
+
+def test_a_request_that_engines_choke_on_does_not_close_a_group() -> None:
+    """Not by itself, with its retries; an engine that answers nothing else does."""
+    for shares_fate, num_needed in ((False, 2), (True, 20)):
+        health = Health(
+            ["a", "b"],
+            failure_threshold=2,
+            success_threshold=1,
+            hold_s=1.0,
+            shares_fate=shares_fate,
+        )
+        for _ in range(num_needed - 1):
+            health.fail(0, "HTTP 500", has_answered=True)
+        assert health.is_well[0]
+        health.fail(0, "HTTP 500", has_answered=True)
+        assert not health.is_well[0]

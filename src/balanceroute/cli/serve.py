@@ -152,6 +152,9 @@ async def _serve(settings: ServeConfig, reread: Callable[[], ServeConfig] | None
     costs, stop, loop = _costs(settings), asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    typer.echo(
+        f"balanceroute: making {settings.policy} ready; a fresh installation compiles", err=True
+    )
     warm(settings.policy, num_ranks=len(settings.addresses), costs=costs)
     async with running_router(settings, costs, reread) as (router, port):
         if reread is not None and hasattr(signal, "SIGHUP"):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 MAX_HOLD_S = 60.0  # that a rank stays closed though it says that it is well
+ANSWERED_SHARE = 0.1
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Health:
             shares_fate=shares_fate,
         )
         self._num_trips, self._closed_until_s = [0] * len(names), [0.0] * len(names)
-        self._num_failures, self._num_successes = [0] * len(names), [0] * len(names)
+        self._num_failures, self._num_successes = [0.0] * len(names), [0] * len(names)
         self._num_bad_checks = [0] * len(names)
         self.is_well = [True] * len(names)
         self._is_proven = [True] * len(names)
@@ -87,7 +88,7 @@ class Health:
     def add(self, name: str) -> None:
         """Look after one more rank, which has to show first that it is well."""
         self._names.append(name)
-        self._num_failures.append(0)
+        self._num_failures.append(0.0)
         self._num_successes.append(0)
         self._num_bad_checks.append(0)
         self._num_trips.append(0)
@@ -107,10 +108,18 @@ class Health:
             return [False] * len(states)
         return [is_well and not drains for is_well, drains, _ in states]
 
-    def fail(self, rank: int, reason: str) -> None:
-        """Count a request that has failed on a rank."""
-        self._num_failures[rank] += 1
-        if self._num_failures[rank] >= self._failure_threshold and self._close(rank, reason):
+    def fail(self, rank: int, reason: str, *, has_answered: bool = False) -> None:
+        """Count a request that has failed on a rank.
+
+        Where that may close the whole group, one that the rank has answered, with an error that
+        may be the request's own fault, counts for a tenth.
+        """
+        is_doubtful = has_answered and self._shares_fate
+        self._num_failures[rank] += ANSWERED_SHARE if is_doubtful else 1.0
+        is_away = (
+            self._num_failures[rank] > self._failure_threshold - ANSWERED_SHARE / 2
+        )  # rounding
+        if is_away and self._close(rank, reason):
             # With a barrier there is no other rank to go to, so a group is never closed for long.
             factor = 1.0 if self._shares_fate else 2.0 ** self._num_trips[rank]
             hold_s = min(self._hold_s * factor, MAX_HOLD_S)
@@ -119,7 +128,7 @@ class Health:
 
     def succeed(self, rank: int) -> None:
         """Count a request that has succeeded on a rank."""
-        self._num_failures[rank] = self._num_trips[rank] = 0
+        self._num_failures[rank], self._num_trips[rank] = 0.0, 0
         self._count_success(rank)
 
     def check(self, rank: int, trouble: str) -> None:
@@ -150,7 +159,8 @@ class Health:
         log.warning("rank %s is back", self._names[rank])
         self.reasons[rank] = ""
         # One more failure of a request is enough, until one has succeeded.
-        self._num_failures[rank] = self._failure_threshold - 1 if self._num_trips[rank] else 0
+        has_tripped = self._num_trips[rank] > 0
+        self._num_failures[rank] = self._failure_threshold - 1.0 if has_tripped else 0.0
         self._set(rank, is_well=True)
 
     def drain(self, rank: int, *, is_draining: bool) -> None:

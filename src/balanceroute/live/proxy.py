@@ -160,7 +160,7 @@ class Proxy:
         try:
             if upstream.status in RETRIED and not is_last:
                 if upstream.status >= 500:  # the server's fault
-                    self._parts.health.fail(rank, f"HTTP {upstream.status}")
+                    self._parts.health.fail(rank, f"HTTP {upstream.status}", has_answered=True)
                 return None
             if upstream.content_type == EVENT_STREAM:
                 return await self._stream(call, upstream)
