@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from balanceroute.kernels.arrays import Float64Array, Int64Array
-from balanceroute.kernels.jit import kernel
+from balanceroute.kernels.jit import bare_kernel, kernel
 from balanceroute.kernels.placing import NONE, Ranks, Waiting
 
 
@@ -37,6 +37,7 @@ def swap(
     gains = waiting.gains[requests].T.copy()  # by horizon, so that the pairs' loop runs along rows
     prompts = waiting.prompt_tokens[requests]
     pace, work = 1.0 / ranks.speeds[places], np.empty(gains.shape)
+    changes = np.empty(len(requests))
     for k in range(len(weights)):
         work[k] = ranks.projected[places, k] * pace
     for _ in range(max_passes):
@@ -44,7 +45,7 @@ def swap(
         for i in range(len(requests)):
             if is_fixed[i] == 1:
                 continue
-            changes = changes_with(i, gains, work, pace, weights)
+            changes_with(i, gains, work, pace, weights, changes)
             j = best_partner(i, changes, prompts, places, is_fixed, ranks.free_kv)
             if j == NONE:
                 continue
@@ -66,11 +67,16 @@ def swap(
             return
 
 
-@kernel
+@bare_kernel
 def changes_with(
-    i: int, gains: Float64Array, work: Float64Array, pace: Float64Array, weights: Float64Array
-) -> Float64Array:
-    """Return by how much the squared work rises if request i changes places with each other one.
+    i: int,
+    gains: Float64Array,
+    work: Float64Array,
+    pace: Float64Array,
+    weights: Float64Array,
+    changes: Float64Array,
+) -> None:
+    """Write by how much the squared work rises if request i changes places with each other one.
 
     Parameters
     ----------
@@ -82,25 +88,28 @@ def changes_with(
         One over the speed of that rank.
     weights : float64 array, shape (K,)
         Of each horizon.
+    changes : float64 array, shape (n,)
+        Overwritten; 0 for i itself.
 
     Examples
     --------
     120 and 80 become 100 and 100, so 20,800 becomes 20,000:
 
-    >>> changes_with(0, np.array([[50.0, 30.0]]), np.array([[120.0, 80.0]]), np.ones(2), np.ones(1))
+    >>> gains, work, changes = np.array([[50.0, 30.0]]), np.array([[120.0, 80.0]]), np.empty(2)
+    >>> changes_with(0, gains, work, np.ones(2), np.ones(1), changes)
+    >>> changes
     array([   0., -800.])
     """
-    changes = np.zeros(len(pace))
+    changes[:] = 0.0
     for k in range(len(weights)):
         gain, there = gains[k, i], 2.0 * work[k, i]
         for j in range(len(pace)):
             moved = gain - gains[k, j]
             down, up = moved * pace[i], moved * pace[j]
             changes[j] += weights[k] * (down * (down - there) + up * (up + 2.0 * work[k, j]))
-    return changes
 
 
-@kernel
+@bare_kernel
 def best_partner(
     i: int,
     changes: Float64Array,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from balanceroute.kernels.arrays import Float64Array, Int64Array
@@ -19,6 +21,23 @@ from balanceroute.kernels.placing import (
     place,
 )
 from balanceroute.kernels.yardstick import Yardstick
+
+
+class Scratch(NamedTuple):
+    """What choosing a request works with."""
+
+    gains: Float64Array  # shape (K, N): those of `Waiting`, by horizon
+    costs: Float64Array  # shape (N,): of each request for the slot looked at; overwritten
+    has_preference: bool  # whether any request prefers a rank
+
+
+@kernel
+def scratch_for(waiting: Waiting) -> Scratch:
+    """Return what choosing among these requests needs."""
+    has_preference = False
+    for rank in waiting.preferred:
+        has_preference |= rank != NONE
+    return Scratch(waiting.gains.T.copy(), np.empty(len(waiting.waits)), has_preference)
 
 
 @bare_kernel
@@ -48,9 +67,15 @@ def overdue(waiting: Waiting, rank_kv: int, start: int, patience: float) -> int:
     return NONE
 
 
-@kernel
+@bare_kernel
 def best_request(
-    ranks: Ranks, waiting: Waiting, yard: Yardstick, rank: int, envelope: float, is_kept: bool
+    ranks: Ranks,
+    waiting: Waiting,
+    yard: Yardstick,
+    rank: int,
+    envelope: float,
+    is_kept: bool,
+    scratch: Scratch,
 ) -> int:
     """Return the waiting request that suits a free slot of `rank` best, or `NONE` if none fits.
 
@@ -61,31 +86,35 @@ def best_request(
     """
     num_ranks, num_horizons = ranks.projected.shape
     speed, levels = ranks.speeds[rank], is_kept or ranks.sends[rank] == 1
-    away = np.empty(num_horizons)
     scale = 0.0  # about one standard deviation of the squared distance over the waiting requests
     for k in range(num_horizons):
         distance = ranks.projected[rank, k] / speed - yard.target[k]
-        away[k] = distance - yard.mean_gain[k] / speed
         spread = yard.gain_spread[k] / speed
         scale += yard.weights[k] * (spread * spread + 2.0 * abs(distance) * spread)
     room, price = envelope - ranks.work[rank], num_ranks * yard.work_spread
-    age_price, pace = yard.age_weight * scale, 1.0 / speed
+    age_price, pace, costs = yard.age_weight * scale, 1.0 / speed, scratch.costs
+    # Loops without branches, and along rows: compiled, each takes several requests at a time.
+    for i in range(len(costs)):
+        costs[i] = -age_price * waiting.waits[i]
+    if levels:
+        for k in range(num_horizons):
+            distance = ranks.projected[rank, k] / speed - yard.target[k]
+            away, weight = distance - yard.mean_gain[k] / speed, yard.weights[k]
+            for i in range(len(costs)):
+                distance = away + scratch.gains[k, i] * pace
+                costs[i] += weight * distance * distance
+    for i in range(len(costs)):
+        costs[i] += price * max(scratch.gains[0, i] * pace - room, 0.0)
+    if scratch.has_preference:
+        for i in range(len(costs)):
+            if waiting.preferred[i] == rank and scratch.gains[0, i] * pace <= room:
+                costs[i] -= yard.work_spread * waiting.saved_tokens[i] / speed
     best, least = NONE, np.inf
-    for i in range(len(waiting.waits)):
-        if waiting.is_taken[i] != FREE or waiting.prompt_tokens[i] > ranks.free_kv[rank]:
+    for i in range(len(costs)):
+        if costs[i] >= least or waiting.is_taken[i] != FREE:
             continue
-        cost = -age_price * waiting.waits[i]
-        if levels:
-            for k in range(num_horizons):
-                distance = away[k] + waiting.gains[i, k] * pace
-                cost += yard.weights[k] * distance * distance
-        excess = waiting.gains[i, 0] * pace - room
-        if excess > 0.0:
-            cost += price * excess
-        elif waiting.preferred[i] == rank:
-            cost -= yard.work_spread * waiting.saved_tokens[i] / speed
-        if cost < least:
-            best, least = i, cost
+        if waiting.prompt_tokens[i] <= ranks.free_kv[rank]:
+            best, least = i, costs[i]
     return best
 
 
@@ -105,7 +134,7 @@ def fill_slots(
     """Give each free slot a request, then exchange pairs; see `plan_level` and `book`."""
     most = num_to_place(ranks, waiting)
     requests, places = np.empty(most, np.int64), np.empty(most, np.int64)
-    is_fixed = np.zeros(most, np.int64)
+    is_fixed, scratch = np.zeros(most, np.int64), scratch_for(waiting)
     num_placed, oldest = 0, 0
     while num_placed < most:
         rank = emptiest(ranks, yard.weights)
@@ -123,7 +152,7 @@ def fill_slots(
             is_fixed[num_placed] = 1
         else:
             is_kept = berths[rank] != NONE
-            request = best_request(ranks, waiting, yard, rank, envelope, is_kept)
+            request = best_request(ranks, waiting, yard, rank, envelope, is_kept, scratch)
         if request == NONE:  # nothing fits the rank's KV tokens
             ranks.sends[rank] = 0
             continue

@@ -218,12 +218,16 @@ def observe(
     has_ended: BoolArray,
     by_class: bool,
     by_prompt: bool,
-) -> None:
+) -> bool:
     """Count requests watched from age `since` to their age, and whether that was their end.
+
+    Counts nothing and returns False if `first_bad` or `first_bad_end` finds one.
 
     Where the limit ended a request, its last token says nothing of where it would have ended, so
     it is counted up to the token before, without an end.
     """
+    if first_bad(columns) != NONE or first_bad_end(columns, since, has_ended) != NONE:
+        return False
     tally = tables.tally[0]
     tally.tick += 1
     for i in range(len(since)):
@@ -241,3 +245,4 @@ def observe(
                 count(tables, prompt, min(since[i], until), until, is_end)
         if has_ended[i]:
             tally.weight *= tally.growth
+    return True

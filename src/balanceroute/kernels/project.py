@@ -13,8 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from balanceroute.kernels.arrays import Float64Array, Int64Array, RecordArray
-from balanceroute.kernels.jit import kernel
-from balanceroute.kernels.ledger import ENDED
+from balanceroute.kernels.jit import bare_kernel, kernel
+
+# Rows of what a classifier is told of requests, int64, shape (NUM_COLUMNS, N).
+REQUEST, PROMPT_TOKENS, AGE, CLIENT, LIMIT, PROMPT_HASH = 0, 1, 2, 3, 4, 5  # as in `Requests`
+SINCE, HAS_COMPLETED = 6, 7  # age up to which it was told before; 1 if it ended by itself
+NUM_COLUMNS = 8
 
 NONE = -1
 NOW = -(1 << 62)  # a clock that has always been reached
@@ -51,86 +55,10 @@ def drop(projected: Projected, handle: int) -> None:
 
 
 @kernel
-def apply_events(projected: Projected, events: RecordArray) -> Int64Array:
-    """Follow what has happened to requests.
-
-    Parameters
-    ----------
-    projected : Projected
-        Changed in place. Requests that came, or lost their slot, are due to be looked at.
-    events : REQUEST_EVENT array, shape (number of events,)
-        Oldest first.
-
-    Returns
-    -------
-    int64 array, shape (number of events,)
-        For `ENDED`: the age up to which the request was reported before; else `NONE`.
-    """
-    since = np.full(len(events), NONE, np.int64)
-    for i in range(len(events)):
-        event = events[i]
-        mark = projected.followed[event.handle]
-        if event.kind == ENDED:
-            if mark.rank != NONE:
-                since[i] = max(mark.since_tokens, 0)
-                drop(projected, event.handle)
-                mark.rank = NONE
-            continue
-        if mark.rank == NONE:
-            mark.rank = event.rank
-            mark.since_tokens = UNSEEN
-        mark.due_clock = NOW
-    return since
-
-
-@kernel
-def due_handles(projected: Projected, clocks: Int64Array) -> Int64Array:
-    """Return the requests that are to be looked at anew."""
-    followed = projected.followed
-    handles, num_due = np.empty(len(followed), np.int64), 0
-    for handle in range(len(followed)):
-        mark = followed[handle]
-        if mark.rank != NONE and mark.due_clock <= clocks[mark.rank]:
-            handles[num_due] = handle
-            num_due += 1
-    return handles[:num_due]
-
-
-@kernel
-def last_reports(
-    projected: Projected, handles: Int64Array, ages: Int64Array, clocks: Int64Array
-) -> Int64Array:
-    """Return the ages up to which requests were reported before, and note the present ones.
-
-    A request cannot have generated more tokens than its rank has made steps. What it has beyond
-    them it had before anybody watched.
-
-    Parameters
-    ----------
-    projected : Projected
-        Changed in place.
-    handles, ages : int64 array, shape (N,)
-        Requests and their output tokens so far.
-    clocks : int64 array, shape (G,)
-        The ranks' clocks.
-    """
-    since = np.empty(len(handles), np.int64)
-    for i in range(len(handles)):
-        mark = projected.followed[handles[i]]
-        since[i] = mark.since_tokens
-        if since[i] == UNSEEN:
-            since[i] = max(0, ages[i] - clocks[mark.rank])
-        since[i] = min(since[i], ages[i])
-        mark.since_tokens = ages[i]
-    return since
-
-
-@kernel
 def put(
     projected: Projected,
     handles: Int64Array,
-    tokens: Int64Array,
-    ages: Int64Array,
+    told: Int64Array,
     clocks: Int64Array,
     horizons: Int64Array,
     survival: Float64Array,
@@ -143,8 +71,10 @@ def put(
     ----------
     projected : Projected
         Changed in place.
-    handles, tokens, ages : int64 array, shape (N,)
-        Requests, the tokens of each (prompt and output), and the output among them.
+    handles : int64 array, shape (N,)
+        Requests.
+    told : int64 array, shape (NUM_COLUMNS, N)
+        What is known of them (`kernels.following`).
     clocks : int64 array, shape (G,)
         The ranks' clocks.
     horizons : int64 array, shape (K,)
@@ -161,22 +91,57 @@ def put(
         mark = projected.followed[handle]
         drop(projected, handle)
         clock = clocks[mark.rank]
-        mark.due_clock = clock + min(longest_wait, 8 + ages[i] // 8)
+        age, tokens = told[AGE, i], told[PROMPT_TOKENS, i] + told[AGE, i]
+        mark.due_clock = clock + min(longest_wait, 8 + age // 8)
         for k in range(len(horizons)):
             running = survival[i, k]
-            fixed = (tokens[i] - clock + horizons[k]) * running
-            fixed += expected_refill(survival[i], refilled, k)
+            fixed = (tokens - clock + horizons[k]) * running
+            fixed += expected_refill(survival, i, refilled, k)
             projected.growing[handle, k], projected.fixed[handle, k] = running, fixed
             projected.rank_growing[mark.rank, k] += running
             projected.rank_fixed[mark.rank, k] += fixed
 
 
 @kernel
-def expected_refill(survival: Float64Array, refilled: Float64Array, k: int) -> float:
-    """Return the tokens that the successors of a request will hold at horizon k, on average."""
+def loads_now(
+    projected: Projected, clocks: Int64Array, committed_tokens: Int64Array
+) -> Float64Array:
+    """Return the projected load, shape (G, K), tokens; the first column is that of today.
+
+    Parameters
+    ----------
+    projected : Projected
+        As of these clocks.
+    clocks, committed_tokens : int64 array, shape (G,)
+        The ranks' clocks, and what they hold today: what is missing from `projected`, because it
+        is not shown yet, is added at every horizon.
+
+    Examples
+    --------
+    A request of 60 tokens that surely goes on, another of 5 that is not shown yet, 10 steps ahead:
+
+    >>> one, nobody = np.ones((1, 2)), np.zeros((0, 2))
+    >>> state = Projected(np.zeros(0, FOLLOWED), nobody, nobody, one, np.array([[50.0, 60.0]]))
+    >>> loads_now(state, np.array([10]), np.array([65]))
+    array([[65., 75.]])
+    """
+    num_ranks, num_horizons = projected.rank_fixed.shape
+    loads = np.empty((num_ranks, num_horizons))
+    for g in range(num_ranks):
+        for k in range(num_horizons):
+            loads[g, k] = projected.rank_fixed[g, k] + projected.rank_growing[g, k] * clocks[g]
+        unseen = committed_tokens[g] - loads[g, 0]
+        for k in range(num_horizons):
+            loads[g, k] += unseen
+    return loads
+
+
+@bare_kernel
+def expected_refill(survival: Float64Array, i: int, refilled: Float64Array, k: int) -> float:
+    """Return the tokens that the successors of request i will hold at horizon k, on average."""
     tokens = 0.0
     for j in range(1, k + 1):
-        tokens += (survival[j - 1] - survival[j]) * refilled[k - j]
+        tokens += (survival[i, j - 1] - survival[i, j]) * refilled[k - j]
     return tokens
 
 
@@ -216,12 +181,49 @@ def gains_of(
     ...          np.array([50.0, 60.0, 0.0]), 0.0)
     array([[100., 110.,  50.]])
     """
-    gains = np.empty(survival.shape)
-    for i in range(len(prompt_tokens)):
-        for k in range(len(horizons)):
-            gains[i, k] = (prompt_tokens[i] + horizons[k]) * survival[i, k] + request_tokens
-            gains[i, k] += expected_refill(survival[i], refilled, k)
+    by_horizon, gains = survival.T.copy(), np.empty(survival.shape)
+    refill = np.empty(len(prompt_tokens))
+    for k in range(len(horizons)):
+        # `expected_refill` of all requests at once, along rows: that is several times as quick.
+        refill[:] = 0.0
+        for j in range(1, k + 1):
+            tokens = refilled[k - j]
+            for i in range(len(refill)):
+                refill[i] += (by_horizon[j - 1, i] - by_horizon[j, i]) * tokens
+        for i in range(len(refill)):
+            held = (prompt_tokens[i] + horizons[k]) * by_horizon[k, i]
+            gains[i, k] = held + request_tokens + refill[i]
     return gains
+
+
+@kernel
+def refilled_from(
+    prompt_tokens: Int64Array, grid: Int64Array, survival: Float64Array, num_parts: int
+) -> Float64Array:
+    """Return what slots hold that are refilled with requests like these; see `refilled_tokens`.
+
+    Parameters
+    ----------
+    prompt_tokens : int64 array, shape (N,)
+        Prompt lengths s.
+    grid : int64 array, shape (J,)
+        Steps ahead, evenly spaced from 0.
+    survival : float64 array, shape (N, J)
+        Probability that the output is longer.
+    num_parts : int
+        As for `refilled_tokens`.
+
+    Examples
+    --------
+    >>> refilled_from(np.array([90, 110]), np.zeros(5, np.int64), np.ones((2, 5)), 2)
+    array([100., 100.])
+    """
+    held, running = np.zeros(len(grid)), np.zeros(len(grid))
+    for i in range(len(prompt_tokens)):
+        for x in range(len(grid)):
+            held[x] += (prompt_tokens[i] + grid[x]) * survival[i, x]
+            running[x] += survival[i, x]
+    return refilled_tokens(held / len(prompt_tokens), running / len(prompt_tokens), num_parts)
 
 
 @kernel

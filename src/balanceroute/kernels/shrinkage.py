@@ -13,7 +13,7 @@ from math import log1p
 import numpy as np
 
 from balanceroute.kernels.arrays import Float64Array, Int64Array
-from balanceroute.kernels.hazard import NUM_BUCKETS, OCTAVE, bucket_width
+from balanceroute.kernels.hazard import NUM_BUCKETS, OCTAVE, bucket_width, log_survival_at
 from balanceroute.kernels.jit import kernel
 from balanceroute.kernels.lifetable import (
     ALL,
@@ -26,6 +26,7 @@ from balanceroute.kernels.lifetable import (
     LifeTables,
     class_key,
     class_row,
+    first_bad,
     slot_of,
 )
 
@@ -232,3 +233,24 @@ def look_up(
         if nodes[row].checked != tick:
             freshen_with_parents(tables, row)
         rows[i] = row
+
+
+@kernel
+def write_log_survival(
+    tables: LifeTables,
+    columns: Columns,
+    by_class: bool,
+    by_prompt: bool,
+    horizons: Int64Array,
+    log_survival: Float64Array,
+) -> bool:
+    """Write the logarithm of `Classifier.survival`, with fresh hazards; False if a length is bad.
+
+    See `look_up` and `kernels.hazard.log_survival_at`.
+    """
+    if first_bad(columns) != NONE:
+        return False
+    rows = np.empty(len(columns.ages), np.int64)
+    look_up(tables, columns, by_class, by_prompt, rows)
+    log_survival_at(tables.hazards, rows, columns.ages, columns.limits, horizons, log_survival)
+    return True

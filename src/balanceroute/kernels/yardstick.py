@@ -35,11 +35,13 @@ def moments(gains: Float64Array) -> tuple[Float64Array, Float64Array]:
     """
     num_rows, num_columns = gains.shape
     mean, spread = np.zeros(num_columns), np.zeros(num_columns)
-    for k in range(num_columns):
-        for i in range(num_rows):
+    for i in range(num_rows):
+        for k in range(num_columns):
             mean[k] += gains[i, k] / num_rows
-        for i in range(num_rows):
+    for i in range(num_rows):
+        for k in range(num_columns):
             spread[k] += (gains[i, k] - mean[k]) ** 2 / num_rows
+    for k in range(num_columns):
         spread[k] = np.sqrt(spread[k])
     return mean, spread
 

@@ -8,12 +8,18 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from balanceroute.cluster.traits import NO_TRAITS
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
 from balanceroute.kernels.arrays import Float64Array, Int64Array
-from balanceroute.kernels.level import plan_level
-from balanceroute.kernels.placing import NONE, Ranks, Waiting
-from balanceroute.kernels.spread import plan_spread
+from balanceroute.kernels.planning import (
+    Group,
+    Queue,
+    Terms,
+    level_ahead,
+    level_present,
+    spread_present,
+)
 from balanceroute.kernels.yardstick import horizon_weights, moments
 from balanceroute.policies.base import Binding, Plan
 from balanceroute.policies.classic import LeastTokens
@@ -26,10 +32,12 @@ NUM_HORIZONS = 6
 STEP_RATIO = 0.4  # of the mean output, from one horizon to the next: the last is at two outputs
 TOLERATED_RATIO = 1.25  # by which the mean output may change before the horizons follow
 PLANS_PER_FUTURE = 128  # plans from one look at how far ahead it pays to look to the next
+FUTURE_TURN, HORIZON_TURN = PLANS_PER_FUTURE - 3, PLANS_PER_FUTURE - 1  # of these, its two parts
 PLANS_PER_LESSON = 4  # plans from one lesson for the classifier to the next
 # Weight of a later horizon, against the present's, at which looking ahead starts and stops.
 START_RATIO, STOP_RATIO = 0.1, 0.02
 PRESENT = np.zeros(1, np.int64)
+EQUAL = np.zeros(0)  # speeds of ranks
 
 
 class BrAuto:
@@ -106,12 +114,13 @@ class BrAuto:
         self._wait_pace, self._output_pace = WaitPace(), OutputPace()
         self._least_tokens = LeastTokens()
         self._horizons: Int64Array = np.arange(NUM_HORIZONS)
-        self._looks_ahead = False
+        self._has_future = self._has_new_horizons = self._looks_ahead = False
         self._num_plans = 0
 
     def plan(self, view: GroupView, pool: PoolView) -> Plan:
         """Fill the free slots so that the ranks stay level."""
-        num_free = int(view.max_sends.sum())
+        sends = view.max_sends
+        num_free = int(sends.sum())
         pool = pool.oldest(max(self._window, num_free))
         if self._waves is not None and view.num_ranks > 1:
             costs = self._costs.of(view)
@@ -123,38 +132,23 @@ class BrAuto:
             gains = self._follow(self._projection, view, pool)
         if view.num_ranks == 1:
             return self._least_tokens.plan(view, pool)
+        group, queue, terms = self._group(view, sends), self._queue(pool), self._terms(view, pool)
         if len(pool) <= num_free:
-            chosen = self._spread(view, pool)
+            order = np.argsort(-queue.prompt_tokens, kind="stable")
+            requests, places = spread_present(group, queue, terms, order)
+            # Under immediate binding they queue on their ranks: by age, not by size.
+            by_age = np.argsort(requests)
+            requests, places = requests[by_age], places[by_age]
+        elif self._projection is None or not self._looks_ahead:
+            requests, places = level_present(group, queue, terms)
         else:
-            chosen = self._level(view, pool, gains)
-        self._wait_pace.note(view.now_s, num_placed=len(chosen[0]), num_waiting=len(pool))
-        return Plan(*chosen)
-
-    def _spread(self, view: GroupView, pool: PoolView) -> tuple[Int64Array, Int64Array]:
-        """Place everybody: there is a slot for each."""
-        loads = view.committed_tokens.astype(np.float64)[:, None]
-        gains = self._present_gains(view, pool)
-        order = np.argsort(-pool.prompt_tokens, kind="stable")
-        ranks, waiting = self._ranks(view, loads), self._waiting(view, pool, gains)
-        requests, places = plan_spread(ranks, waiting, order)
-        # Under immediate binding they queue on their ranks: by age, not by size.
-        by_age = np.argsort(requests)
-        return requests[by_age], places[by_age]
-
-    def _level(
-        self, view: GroupView, pool: PoolView, gains: Float64Array | None
-    ) -> tuple[Int64Array, Int64Array]:
-        """Choose among the waiting requests, since some have to wait on."""
-        if self._projection is None or not self._looks_ahead:
-            loads = view.committed_tokens.astype(np.float64)[:, None]
-            gains = self._present_gains(view, pool)
-        else:
-            loads = self._projection.loads(view)
             if gains is None:
-                horizons, request_tokens = self._projection.horizons, self._request_tokens(view)
+                horizons, request_tokens = self._projection.horizons, terms.request_tokens
                 gains = self._projection.gains(pool, horizons, request_tokens)
-        ranks, waiting = self._ranks(view, loads), self._waiting(view, pool, gains)
-        return plan_level(ranks, waiting, self._age_weight, self._patience, self._exchange_passes)
+            loads = self._projection.loads(view)
+            requests, places = level_ahead(group, queue, terms, loads, gains)
+        self._wait_pace.note(view.now_s, num_placed=len(requests), num_waiting=len(pool))
+        return Plan(requests, places)
 
     def _follow(
         self, projection: Projection, view: GroupView, pool: PoolView
@@ -166,75 +160,78 @@ class BrAuto:
         turn = self._num_plans % PLANS_PER_FUTURE
         self._num_plans += 1
         projection.note(view)
-        if turn == PLANS_PER_FUTURE - 1:
-            return self._look_far(projection, view, pool)
-        if turn % PLANS_PER_LESSON == 0:
+        if self._has_new_horizons:
+            projection.look(view)
+            self._has_new_horizons, self._looks_ahead = False, len(projection.horizons) > 1
+        elif turn == FUTURE_TURN:
+            self._expect_future(projection, pool)
+        elif turn == HORIZON_TURN:
+            return self._choose_horizons(projection, view, pool)
+        elif turn % PLANS_PER_LESSON == 0:
             self._output_pace.see(view, projection.teach())
         elif self._looks_ahead or turn % PLANS_PER_LESSON == PLANS_PER_LESSON // 2:
             projection.look(view)
         return None
 
-    def _look_far(
+    def _expect_future(self, projection: Projection, pool: PoolView) -> None:
+        """See what slots will hold that are refilled within the horizons."""
+        mean_tokens = self._output_pace.mean_tokens
+        if mean_tokens is not None and len(pool) > 0:
+            self._horizons = self._horizons_for(mean_tokens)
+            projection.set_future(pool, self._horizons)
+            self._has_future = True
+
+    def _choose_horizons(
         self, projection: Projection, view: GroupView, pool: PoolView
     ) -> Float64Array | None:
         """See how far ahead to look, and return what the waiting requests add until there."""
-        mean_tokens = self._output_pace.mean_tokens
-        if mean_tokens is None or len(pool) < 2:
+        if not self._has_future or len(pool) < 2:
             return None
-        horizons = self._horizons_for(mean_tokens)
-        projection.set_future(pool, horizons)
-        gains = projection.gains(pool, horizons, self._request_tokens(view))
+        gains = projection.gains(pool, self._horizons, self._request_tokens(view))
         is_worth = self._is_ahead_worth(gains)
-        chosen = horizons if is_worth else PRESENT
-        if not np.array_equal(chosen, projection.horizons):
-            projection.set_horizons(chosen)
-            projection.look(view)
-        return gains if is_worth else None
+        chosen = self._horizons if is_worth else PRESENT
+        if np.array_equal(chosen, projection.horizons):
+            return gains if is_worth else None
+        projection.set_horizons(chosen)
+        # All requests are to be looked at again. Until the next plan has, the present counts.
+        self._has_new_horizons, self._looks_ahead = True, False
+        return None
 
     def _horizons_for(self, mean_tokens: float) -> Int64Array:
         """Return the horizons at multiples of the mean output, or those of before if they do."""
         spacing = GRID_PARTS * max(1, round(mean_tokens * STEP_RATIO / GRID_PARTS))
         low, high = sorted((spacing, int(self._horizons[1])))
-        if high > TOLERATED_RATIO * low:
-            self._horizons = np.arange(NUM_HORIZONS) * spacing
-        return self._horizons
+        return np.arange(NUM_HORIZONS) * spacing if high > TOLERATED_RATIO * low else self._horizons
 
     def _is_ahead_worth(self, gains: Float64Array) -> bool:
         """Tell whether a later horizon counts, or has counted and still does a little."""
         _, spread = moments(gains)
         weights = horizon_weights(spread)
         threshold = STOP_RATIO if self._looks_ahead else START_RATIO
-        self._looks_ahead = bool(weights[1:].max() > threshold * weights[0])
-        return self._looks_ahead
+        return bool(weights[1:].max() > threshold * weights[0])
 
     def _request_tokens(self, view: GroupView) -> float:
         return view.kappa0_tokens if self._has_time_load else 0.0
 
-    def _present_gains(self, view: GroupView, pool: PoolView) -> Float64Array:
-        gains = pool.prompt_tokens.astype(np.float64)
-        gains += self._request_tokens(view)
-        return gains[:, None]
+    def _group(self, view: GroupView, sends: Int64Array) -> Group:
+        speeds = EQUAL if view.speeds is None or not self._has_time_load else view.speeds
+        num_reqs = np.ascontiguousarray(view.num_inflight_reqs)
+        return Group(view.committed_tokens, num_reqs, speeds, sends, view.free_kv_tokens)
 
-    def _waiting(self, view: GroupView, pool: PoolView, gains: Float64Array) -> Waiting:
-        mean_wait_s = self._wait_pace.mean_wait_s(num_waiting=len(pool), num_ranks=view.num_ranks)
-        is_taken = np.zeros(len(pool), np.int64)
-        preferred, saved_tokens = np.full(len(pool), NONE), is_taken
-        if self._has_affinity and pool.traits is not None:
-            preferred, saved_tokens = pool.preferred_ranks.copy(), pool.saved_tokens.copy()
-        return Waiting(
+    def _queue(self, pool: PoolView) -> Queue:
+        has_traits = self._has_affinity and pool.traits is not None
+        return Queue(
             np.ascontiguousarray(pool.prompt_tokens),
-            gains,
-            (view.now_s - pool.arrival_s) / mean_wait_s,
-            preferred,
-            saved_tokens,
-            is_taken,
+            np.ascontiguousarray(pool.arrival_s),
+            np.ascontiguousarray(pool.traits) if has_traits else NO_TRAITS,
         )
 
-    def _ranks(self, view: GroupView, loads: Float64Array) -> Ranks:
-        speeds = np.ones(view.num_ranks)
-        if self._has_time_load:
-            if view.kappa0_tokens > 0.0:
-                loads += view.kappa0_tokens * view.num_inflight_reqs[:, None]
-            speeds = speeds if view.speeds is None else view.speeds
-        work = loads[:, 0] / speeds
-        return Ranks(loads, work, speeds, view.max_sends.copy(), view.free_kv_tokens.copy())
+    def _terms(self, view: GroupView, pool: PoolView) -> Terms:
+        return Terms(
+            view.now_s,
+            self._wait_pace.mean_wait_s(num_waiting=len(pool), num_ranks=view.num_ranks),
+            self._request_tokens(view),
+            self._age_weight,
+            self._patience,
+            self._exchange_passes,
+        )

@@ -2,77 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import numpy as np
 
-from balanceroute.cluster.events import join_events
 from balanceroute.cluster.view import PoolView
+from balanceroute.kernels import following
 from balanceroute.kernels.arrays import Int64Array, RecordArray
-from balanceroute.kernels.project import NONE, Projected, apply_events, last_reports
+from balanceroute.kernels.project import (
+    AGE,
+    CLIENT,
+    HAS_COMPLETED,
+    LIMIT,
+    NUM_COLUMNS,
+    PROMPT_HASH,
+    PROMPT_TOKENS,
+    REQUEST,
+    SINCE,
+    Projected,
+)
 from balanceroute.predict.base import Classifier, Requests
 
-
-class Lesson(NamedTuple):
-    """What has happened to requests, the ends of some among it."""
-
-    events: RecordArray  # REQUEST_EVENT, shape (N,)
-    since_tokens: Int64Array  # shape (N,): the age up to which an ended one was known, else NONE
+FEWEST_COLUMNS = 64  # that there is room for
+EVERYBODY = slice(None)
 
 
-def follow(projected: Projected, events: RecordArray) -> Lesson:
-    """Follow events, and return what they teach."""
-    return Lesson(events, apply_events(projected, events))
+class Lessons:
+    """What has been seen of requests, until a classifier is taught it.
+
+    To teach one request takes nearly as long as to teach dozens.
+    """
+
+    def __init__(self) -> None:
+        self._told = np.empty((NUM_COLUMNS, FEWEST_COLUMNS), np.int64)
+        self._num_told = self._num_ends = 0
+
+    def follow(self, projected: Projected, events: RecordArray) -> None:
+        """Follow events, and note the ends among them."""
+        self._make_room(len(events))
+        before = self._num_told
+        self._num_told = following.apply_events(projected, events, self._told, before)
+        self._num_ends += self._num_told - before
+
+    def add(self, told: Int64Array) -> None:
+        """Note how far requests have got that still run, as `report_due` returns it."""
+        self._make_room(told.shape[1])
+        before, self._num_told = self._num_told, self._num_told + told.shape[1]
+        self._told[:, before : self._num_told] = told
+
+    def teach(self, classifier: Classifier) -> int:
+        """Teach a classifier what was noted since the last time; return how many have ended."""
+        if self._num_told > 0:
+            told = self._told[:, : self._num_told].copy()  # the classifier's own from now on
+            classifier.learn(requests_of(told), told[SINCE], told[HAS_COMPLETED] == 1)
+        num_ends, self._num_ends, self._num_told = self._num_ends, 0, 0
+        return num_ends
+
+    def _make_room(self, num_requests: int) -> None:
+        most = self._num_told + num_requests
+        if most > self._told.shape[1]:
+            told = np.empty((NUM_COLUMNS, 2 * most), np.int64)
+            told[:, : self._num_told] = self._told[:, : self._num_told]
+            self._told = told
 
 
-def teach_ends(classifier: Classifier, lessons: Sequence[Lesson]) -> int:
-    """Teach a classifier what has ended, and return how many requests that are."""
-    if not lessons:
-        return 0
-    since = np.concatenate([lesson.since_tokens for lesson in lessons])
-    # Chosen by number: NumPy takes several times as long to choose records by a mask.
-    rows = np.flatnonzero(since != NONE)
-    if len(rows) > 0:
-        ended = join_events([lesson.events for lesson in lessons])[rows]
-        requests = requests_in_flight(ended, ended["generated_tokens"])
-        since = np.minimum(since[rows], requests.generated_tokens)
-        classifier.learn(requests, since, ended["has_completed"] == 1)
-    return len(rows)
-
-
-def teach_ages(
-    projected: Projected,
-    classifier: Classifier,
-    handles: Int64Array,
-    requests: Requests,
-    clocks: Int64Array,
-) -> None:
-    """Teach a classifier how far requests that still run have got since they were last seen."""
-    since = last_reports(projected, handles, requests.generated_tokens, clocks)
-    classifier.learn(requests, since, np.zeros(len(handles), np.bool_))
-
-
-def requests_in_flight(records: RecordArray, ages_tokens: Int64Array) -> Requests:
-    """Return what a classifier is told of accounts or events, one row each."""
-    # Copies: a column of records is strided, and the classifiers' kernels take plain arrays.
+def requests_of(told: Int64Array) -> Requests:
+    """Return what a classifier is asked of requests; see `kernels.project` for the rows."""
     return Requests(
-        ids=records["request"].copy(),
-        prompt_tokens=records["prompt_tokens"].copy(),
-        generated_tokens=np.ascontiguousarray(ages_tokens),
-        client_ids=records["client"].copy(),
-        max_tokens=records["max_tokens"].copy(),
-        prompt_hashes=records["prompt_hash"].copy(),
+        ids=told[REQUEST],
+        prompt_tokens=told[PROMPT_TOKENS],
+        generated_tokens=told[AGE],
+        client_ids=told[CLIENT],
+        max_tokens=told[LIMIT],
+        prompt_hashes=told[PROMPT_HASH],
     )
 
 
-def requests_waiting(pool: PoolView) -> Requests:
-    """Return what a classifier is told of a pool."""
+def requests_waiting(pool: PoolView, rows: slice = EVERYBODY) -> Requests:
+    """Return what a classifier is told of a pool, or of some of it."""
+    prompt_tokens = np.ascontiguousarray(pool.prompt_tokens[rows])
     return Requests(
-        ids=np.ascontiguousarray(pool.ids),
-        prompt_tokens=np.ascontiguousarray(pool.prompt_tokens),
-        generated_tokens=np.zeros(len(pool), np.int64),
-        client_ids=np.ascontiguousarray(pool.client_ids),
-        max_tokens=np.ascontiguousarray(pool.max_tokens),
-        prompt_hashes=np.ascontiguousarray(pool.prompt_hashes),
+        ids=np.ascontiguousarray(pool.ids[rows]),
+        prompt_tokens=prompt_tokens,
+        generated_tokens=np.zeros(len(prompt_tokens), np.int64),
+        client_ids=np.ascontiguousarray(pool.client_ids[rows]),
+        max_tokens=np.ascontiguousarray(pool.max_tokens[rows]),
+        prompt_hashes=np.ascontiguousarray(pool.prompt_hashes[rows]),
     )

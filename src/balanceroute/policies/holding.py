@@ -8,6 +8,7 @@ import numpy as np
 
 from balanceroute.cluster.view import GroupView
 from balanceroute.kernels.arrays import Float64Array, Int64Array
+from balanceroute.kernels.dealing import since_when
 
 MEMORY_REQUESTS = 300  # releases in which what was measured fades by a factor e
 FEWEST_RELEASES = 50  # before the measured steps per refill are believed
@@ -28,13 +29,13 @@ class Held:
     """
 
     def __init__(self) -> None:
-        self._since_s: dict[int, float] = {}
+        self._ids, self._since_s = np.zeros(0, np.int64), np.zeros(0)
 
     def seconds(self, ids: Int64Array, now_s: float) -> Float64Array:
         """Return for how long these are held; all others are forgotten."""
-        before = self._since_s
-        self._since_s = {request: before.get(request, now_s) for request in ids.tolist()}
-        return now_s - np.fromiter(self._since_s.values(), np.float64, len(ids))
+        self._since_s = since_when(ids, self._ids, self._since_s, now_s)
+        self._ids = ids
+        return now_s - self._since_s
 
 
 class FreeSlots:
@@ -113,15 +114,15 @@ class StepPace:
         self._last: tuple[float, float, bool] | None = None  # time, step, whether anything ran
         self._elapsed_s = self._num_steps = 0.0
 
-    def see(self, view: GroupView) -> None:
-        """Take in a view, which may be older than it says."""
+    def see(self, view: GroupView, num_running: int) -> None:
+        """Take in a view, which may be older than it says, and how many requests run in it."""
         step = float(view.clocks.max()) if view.clocks is not None else 0.0
         if self._last is not None and step == self._last[1]:
             return
         if self._last is not None and self._last[2]:
             self._elapsed_s = KEPT_PER_STEP * self._elapsed_s + view.now_s - self._last[0]
             self._num_steps = KEPT_PER_STEP * self._num_steps + step - self._last[1]
-        self._last = view.now_s, step, bool(view.num_running_reqs.any())
+        self._last = view.now_s, step, num_running > 0
 
     @property
     def step(self) -> float:

@@ -9,14 +9,10 @@ import numpy as np
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
 from balanceroute.kernels import dropouts, project
-from balanceroute.kernels.arrays import Float64Array, Int64Array, RecordArray
+from balanceroute.kernels.arrays import Float64Array, Int64Array
+from balanceroute.kernels.following import report_due
 from balanceroute.kernels.project import FOLLOWED, NONE, Projected
-from balanceroute.policies.following import (
-    follow,
-    requests_in_flight,
-    teach_ages,
-    teach_ends,
-)
+from balanceroute.policies.following import Lessons, requests_of
 from balanceroute.policies.projection import Projection
 from balanceroute.predict.base import Classifier, expected_steps
 
@@ -138,7 +134,7 @@ class HardOutlook:
         self._classifier = classifier
         self._horizon = 0
         self._discounts: Float64Array = np.ones(1)
-        self._projected = _no_shares(0)
+        self._lessons, self._projected = Lessons(), _no_shares(0)
         self._dropouts = dropouts.no_dropouts(0, 0, 0)
 
     def look_ahead(self, horizon: int, gamma: float) -> None:
@@ -154,10 +150,12 @@ class HardOutlook:
             raise ConfigError("this view shows no requests; set follows_requests on the policy")
         self._reserve(len(view.entries), view.num_ranks)
         dropouts.leave_ended(self._dropouts, view.events)
-        teach_ends(self._classifier, [follow(self._projected, view.events)])
-        due = project.due_handles(self._projected, view.clocks)
-        if len(due) > 0:
-            self._look_at(due, view.entries[due], view.ages_tokens(due), view.clocks)
+        self._lessons.follow(self._projected, view.events)
+        self._lessons.teach(self._classifier)
+        clocks = np.ascontiguousarray(view.clocks)
+        handles, told = report_due(self._projected, view.entries, clocks)
+        if len(handles) > 0:
+            self._look_at(handles, told, clocks)
 
     def loads(self, view: GroupView) -> Float64Array:
         clocks = np.zeros(view.num_ranks, np.int64) if view.clocks is None else view.clocks
@@ -171,11 +169,10 @@ class HardOutlook:
     def gains(self, pool: PoolView) -> Float64Array | None:
         return None
 
-    def _look_at(
-        self, handles: Int64Array, entries: RecordArray, ages: Int64Array, clocks: Int64Array
-    ) -> None:
-        requests = requests_in_flight(entries, ages)
-        teach_ages(self._projected, self._classifier, handles, requests, clocks)
+    def _look_at(self, handles: Int64Array, told: Int64Array, clocks: Int64Array) -> None:
+        self._lessons.add(told)
+        self._lessons.teach(self._classifier)
+        requests = requests_of(told)
         steps, longest_wait = np.full(len(handles), float(NEVER_STEPS)), NEVER_STEPS
         if self._horizon > 0:
             longest_wait = max(1, self._horizon // LOOKS_PER_HORIZON)
@@ -186,7 +183,7 @@ class HardOutlook:
             self._dropouts,
             self._projected.followed,
             handles,
-            requests.prompt_tokens + ages,
+            requests.prompt_tokens + requests.generated_tokens,
             steps,
             clocks,
             longest_wait,

@@ -9,17 +9,10 @@ from numpy.typing import NDArray
 
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
-from balanceroute.kernels import project
-from balanceroute.kernels.arrays import Float64Array, Int64Array, RecordArray
+from balanceroute.kernels import following, project
+from balanceroute.kernels.arrays import Float64Array, Int64Array
 from balanceroute.kernels.project import FOLLOWED, NONE, Projected
-from balanceroute.policies.following import (
-    Lesson,
-    follow,
-    requests_in_flight,
-    requests_waiting,
-    teach_ages,
-    teach_ends,
-)
+from balanceroute.policies.following import Lessons, requests_of, requests_waiting
 from balanceroute.predict.base import Classifier, Requests
 from balanceroute.predict.checked import Checked
 from balanceroute.predict.registry import make_classifier
@@ -65,7 +58,7 @@ class Projection:
         self._longest_wait = 1 << 62
         self.horizons = np.zeros(1, np.int64)
         self._refilled = np.zeros(1)
-        self._lessons: list[Lesson] = []
+        self._lessons = Lessons()
         self._state = _nothing(0, 0, 1)
 
     def set_horizons(self, horizons: Int64Array, longest_wait: int = 1 << 62) -> None:
@@ -85,30 +78,46 @@ class Projection:
             raise ConfigError(NO_REQUESTS)
         self._reserve(len(view.entries), view.num_ranks)
         if len(view.events) > 0:
-            self._lessons.append(follow(self._state, view.events))
+            self._lessons.follow(self._state, view.events)
 
     def teach(self) -> int:
-        """Teach the classifier the ends noted since the last time, and return how many there are.
+        """Teach the classifier what was noted since the last time; return how many have ended.
 
         Takes the same time for one as for dozens, so it need not be done at every plan.
         """
-        num_ends = teach_ends(self._classifier, self._lessons)
-        self._lessons.clear()
-        return num_ends
+        return self._lessons.teach(self._classifier)
 
     def look(self, view: GroupView) -> None:
-        """Bring the shares up to date, as of a view that has been noted, and teach ages."""
+        """Bring the shares up to date, as of a view that has been noted, and note ages."""
+        self._look(view, teaches_first=False)
+
+    def _look(self, view: GroupView, *, teaches_first: bool) -> None:
         if view.entries is None or view.clocks is None:
             raise ConfigError(NO_REQUESTS)
-        due = project.due_handles(self._state, view.clocks)
-        if len(due) > 0:
-            self._look_at(due, view.entries[due], view.ages_tokens(due), view.clocks)
+        clocks = np.ascontiguousarray(view.clocks)
+        handles, told = following.report_due(self._state, view.entries, clocks)
+        if len(handles) == 0:
+            return
+        self._lessons.add(told)
+        if teaches_first:
+            self.teach()
+        survival = self._survival(requests_of(told), self.horizons)
+        project.put(
+            self._state,
+            handles,
+            told,
+            clocks,
+            self.horizons,
+            survival,
+            self._refilled,
+            self._longest_wait,
+        )
 
     def update(self, view: GroupView) -> int:
-        """Do all three: `note`, `teach` and `look`; return how many requests have ended."""
+        """Do all three, and teach ages before they are asked for; return how many have ended."""
         self.note(view)
         num_ends = self.teach()
-        self.look(view)
+        self._look(view, teaches_first=True)
         return num_ends
 
     def set_future(self, pool: PoolView, horizons: Int64Array) -> None:
@@ -122,10 +131,10 @@ class Projection:
         sample = slice(0, len(pool), -(-len(pool) // MAX_SAMPLE))
         num_parts = (len(horizons) - 1) * GRID_PARTS
         grid = np.arange(num_parts + 1) * (horizons[1] // GRID_PARTS)
-        survival = self._classifier.survival(requests_waiting(pool).select(sample), grid)
-        held = (pool.prompt_tokens[sample, None] + grid) * survival
-        self._refilled[:-1] = project.refilled_tokens(
-            held.mean(axis=0), survival.mean(axis=0), GRID_PARTS
+        requests = requests_waiting(pool, sample)
+        survival = self._classifier.survival(requests, grid)
+        self._refilled[:-1] = project.refilled_from(
+            requests.prompt_tokens, grid, survival, GRID_PARTS
         )
 
     def loads(self, view: GroupView) -> Float64Array:
@@ -134,9 +143,10 @@ class Projection:
         Requests that `view` does not show yet, since it is older than they are, count with their
         prompts at every horizon.
         """
-        clocks = np.zeros(view.num_ranks) if view.clocks is None else view.clocks
-        loads: Float64Array = self._state.rank_fixed + self._state.rank_growing * clocks[:, None]
-        loads += (view.committed_tokens - loads[:, 0])[:, None]
+        clocks = np.zeros(view.num_ranks, np.int64) if view.clocks is None else view.clocks
+        loads: Float64Array = project.loads_now(
+            self._state, np.ascontiguousarray(clocks), view.committed_tokens
+        )
         return loads
 
     def gains(
@@ -148,25 +158,6 @@ class Projection:
             pool.prompt_tokens, horizons, survival, self._refilled, request_tokens
         )
         return gains
-
-    def _look_at(
-        self, handles: Int64Array, entries: RecordArray, ages: Int64Array, clocks: Int64Array
-    ) -> None:
-        requests = requests_in_flight(entries, ages)
-        teach_ages(self._state, self._classifier, handles, requests, clocks)
-        survival = self._survival(requests, self.horizons)
-        tokens = requests.prompt_tokens + ages
-        project.put(
-            self._state,
-            handles,
-            tokens,
-            ages,
-            clocks,
-            self.horizons,
-            survival,
-            self._refilled,
-            self._longest_wait,
-        )
 
     def _survival(self, requests: Requests, horizons: Int64Array) -> Float64Array:
         if len(horizons) == 1:  # the present alone: nobody needs to be asked

@@ -21,6 +21,11 @@ class Room:
     def __init__(self) -> None:
         self._rank_of: dict[int, int] = {}  # by request, the rank that is being emptied for it
 
+    @property
+    def is_wanted(self) -> bool:
+        """Tell whether a rank is being emptied."""
+        return len(self._rank_of) > 0
+
     def make(
         self, view: GroupView, pool: PoolView, ranks: Ranks, waiting: Waiting, patience: float
     ) -> tuple[Int64Array, Int64Array]:

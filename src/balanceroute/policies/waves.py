@@ -9,12 +9,14 @@ from typing import TypeGuard
 import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
+from balanceroute.cluster.traits import NO_TRAITS
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
-from balanceroute.kernels.arrays import BoolArray, Float64Array, Int64Array
+from balanceroute.kernels.arrays import Float64Array, Int64Array
+from balanceroute.kernels.dealing import Deal, Load, choose, prepare, release_from
 from balanceroute.kernels.level import plan_below_envelope
-from balanceroute.kernels.placing import NONE, Ranks, Waiting, keep_reserve
-from balanceroute.kernels.release import Dealt, Terms, Work, now_and_later, release, work_of
+from balanceroute.kernels.planning import Group, Queue
+from balanceroute.kernels.release import Dealt, Terms
 from balanceroute.kernels.spread import plan_spread
 from balanceroute.policies.holding import FreeSlots, Held, ReleasePace, StepPace
 from balanceroute.policies.pace import WaitPace
@@ -28,7 +30,6 @@ WEAKEST, STRONGEST = 0.01, 10.0
 # Free slots for which requests are chosen, and pairs of a slot and a request that are looked at.
 MAX_CHOICES, MAX_PAIRS = 256, 32_768
 
-NOTHING: Int64Array = np.zeros(0, np.int64)
 NO_TIMES: Float64Array = np.zeros(0)
 
 Placed = tuple[Int64Array, Int64Array]  # positions in the pool, and their ranks
@@ -91,37 +92,43 @@ class Waves:
         costs : StepCosts
             With a token budget and a prefill time of the ranks' own, see `applies_to`.
         """
-        self._steps.see(view)
-        num_wanted = min(int(view.max_sends.sum()), len(pool))
+        sends, num_running = view.max_sends, int(view.num_running_reqs.sum())
+        self._steps.see(view, num_running)
+        num_waiting = len(pool)
+        num_wanted = min(int(sends.sum()), num_waiting)
         if num_wanted == 0:
             return _nobody()
-        num_waiting = len(pool)
         is_short = num_waiting > num_wanted
         # To choose, every free slot looks at every request. In a large wave nothing is to be won by
         # that: what is oldest has all lengths, and dealt longest first it comes out level.
         chooses = is_short and num_wanted <= MAX_CHOICES
         pool = pool.oldest(max(num_wanted, MAX_PAIRS // num_wanted) if chooses else num_wanted)
-        work = self._work(view, pool, costs)
-        mean_wait_s = self._waits.mean_wait_s(num_waiting=num_waiting, num_ranks=view.num_ranks)
-        waits = (view.now_s - pool.arrival_s) / mean_wait_s
-        placed, in_room = self._deal(view, pool, work, waits, costs, chooses=chooses)
+        group, queue = _group(view, sends), _queue(pool)
+        load = self._load(view, costs, num_running)
+        placed, in_room = self._deal(
+            view, pool, (group, queue, load), num_waiting=num_waiting, chooses=chooses
+        )
         if len(placed[0]) > 0 and not view.is_immediate:
             num_short = num_wanted if is_short else 0
-            is_now = self._released(view, pool, costs, work, placed, num_short)
+            dealt = self._dealt(view, pool, placed, num_short)
+            terms = self._release_terms(view, costs, group.speeds, num_running, is_short=is_short)
+            is_now = release_from(group, queue, load, dealt, terms)
+            self._free_slots.fill(int(is_now.sum()))
             placed = placed[0][is_now], placed[1][is_now]
-        requests = np.concatenate([in_room[0], placed[0]])
-        self._note(view, num_waiting, work, requests)
-        return requests, np.concatenate([in_room[1], placed[1]])
+        if len(in_room[0]) > 0:
+            placed = (
+                np.concatenate([in_room[0], placed[0]]),
+                np.concatenate([in_room[1], placed[1]]),
+            )
+        self._note(view, num_waiting, pool, costs, placed[0])
+        return placed
 
-    def _work(self, view: GroupView, pool: PoolView, costs: StepCosts) -> Work:
-        pending_tokens = self._pending_tokens(view, costs)
-        cached_tokens = NOTHING if pool.traits is None else pool.cached_tokens.copy()
-        return work_of(
-            pending_tokens,
-            view.committed_tokens,
-            view.num_inflight_reqs,
-            np.ascontiguousarray(pool.prompt_tokens),
-            cached_tokens,
+    def _load(self, view: GroupView, costs: StepCosts, num_running: int) -> Load:
+        keeps_room = not view.is_immediate and num_running > 0
+        return Load(
+            self._pending_tokens(view, costs),
+            np.ascontiguousarray(view.kv_capacity_tokens),
+            self._settings.kv_reserve if keeps_room else 0.0,
             costs.own_prefill_s_per_token,
             costs.s_per_token,
             costs.kappa0_tokens,
@@ -141,10 +148,9 @@ class Waves:
         self,
         view: GroupView,
         pool: PoolView,
-        work: Work,
-        waits: Float64Array,
-        costs: StepCosts,
+        shown: tuple[Group, Queue, Load],
         *,
+        num_waiting: int,
         chooses: bool,
     ) -> tuple[Placed, Placed]:
         """Give requests ranks so that prefill now and decode later are level.
@@ -154,50 +160,37 @@ class Waves:
 
         Also returns those for which a rank has been emptied: they are not dealt, and are not held.
         """
-        settings, unit_s = self._settings, costs.own_prefill_s_per_token
-        num_steps = self._releases.steps_per_refill(view.num_ranks)
-        loads, gains = now_and_later(work, unit_s, num_steps, chooses)
-        ranks, waiting = self._ranks(view, loads), self._waiting(pool, gains, waits)
+        settings = self._settings
+        deal = Deal(
+            view.now_s,
+            self._waits.mean_wait_s(num_waiting=num_waiting, num_ranks=view.num_ranks),
+            self._releases.steps_per_refill(view.num_ranks),
+            chooses,
+            settings.age_weight,
+            settings.patience,
+            settings.exchange_passes,
+        )
+        if chooses and not self._room.is_wanted:
+            requests, places, all_fit = choose(*shown, deal, settings.affinity)
+            if all_fit:
+                return (requests, places), _nobody()
+        ranks, waiting = prepare(*shown, deal, settings.affinity)
         in_room = self._room.make(view, pool, ranks, waiting, settings.patience)
         if chooses:
             placed = plan_below_envelope(
                 ranks, waiting, settings.age_weight, settings.patience, settings.exchange_passes
             )
             return placed, in_room
-        order = np.argsort(-gains[:, 0], kind="stable")
+        order = np.argsort(-waiting.gains[:, 0], kind="stable")
         requests, places = plan_spread(ranks, waiting, order[waiting.is_taken[order] == 0])
         by_age = np.argsort(requests)
         return (requests[by_age], places[by_age]), in_room
 
-    def _ranks(self, view: GroupView, loads: Float64Array) -> Ranks:
-        free_kv = view.free_kv_tokens
-        if not view.is_immediate and view.num_running_reqs.any():
-            keep_reserve(free_kv, view.kv_capacity_tokens, self._settings.kv_reserve)
-        speeds = _speeds(view)
-        return Ranks(loads, loads[:, 0] / speeds, speeds, view.max_sends.copy(), free_kv)
-
-    def _waiting(self, pool: PoolView, gains: Float64Array, waits: Float64Array) -> Waiting:
-        is_taken = np.zeros(len(pool), np.int64)
-        preferred, saved_tokens = np.full(len(pool), NONE), is_taken
-        if self._settings.affinity and pool.traits is not None:
-            preferred, saved_tokens = pool.preferred_ranks.copy(), pool.saved_tokens.copy()
-        prompt_tokens = np.ascontiguousarray(pool.prompt_tokens)
-        return Waiting(prompt_tokens, gains, waits, preferred, saved_tokens, is_taken)
-
-    def _released(
-        self,
-        view: GroupView,
-        pool: PoolView,
-        costs: StepCosts,
-        work: Work,
-        placed: Placed,
-        num_short: int,
-    ) -> BoolArray:
-        """Return which of the requests dealt go now; `num_short` slots are free, if too few are."""
-        requests, ranks = placed
-        is_short, target_s = num_short > 0, self._settings.ttft_target_s
+    def _dealt(self, view: GroupView, pool: PoolView, placed: Placed, num_short: int) -> Dealt:
+        """Return what was dealt, and how long for; `num_short` slots are free, if too few are."""
+        (requests, ranks), target_s = placed, self._settings.ttft_target_s
         age_s = NO_TIMES if target_s is None else view.now_s - pool.arrival_s[requests]
-        dealt = Dealt(
+        return Dealt(
             requests,
             ranks,
             self._held.seconds(pool.ids[requests], view.now_s),
@@ -205,20 +198,27 @@ class Waves:
             NO_TIMES if target_s is None else target_s - age_s,
             self._free_slots.seconds(num_short, view.now_s),
         )
-        terms = Terms(
-            _speeds(view),
+
+    def _release_terms(
+        self,
+        view: GroupView,
+        costs: StepCosts,
+        speeds: Float64Array,
+        num_running: int,
+        *,
+        is_short: bool,
+    ) -> Terms:
+        return Terms(
+            speeds,
             costs.own_prefill_s_per_token * (costs.budget_tokens or 1),
             costs.mixed_step_s,
             costs.constant_s,
             self._steps.step_s,
-            int(view.num_running_reqs.sum()),
+            num_running,
             self._strength_now(is_short=is_short),
             self._settings.hold_s,
             self._hold_prefills(view.num_ranks, is_short=is_short),
         )
-        is_now = release(work, dealt, terms)
-        self._free_slots.fill(int(is_now.sum()))
-        return is_now
 
     def _hold_prefills(self, num_ranks: int, *, is_short: bool) -> float:
         """Return for how many times its prefill a request may be held: more if it may share a wave.
@@ -248,9 +248,19 @@ class Waves:
             self._strength = min(max(strength, WEAKEST), STRONGEST)
         return self._strength
 
-    def _note(self, view: GroupView, num_waiting: int, work: Work, requests: Int64Array) -> None:
+    def _note(
+        self,
+        view: GroupView,
+        num_waiting: int,
+        pool: PoolView,
+        costs: StepCosts,
+        requests: Int64Array,
+    ) -> None:
         self._waits.note(view.now_s, num_placed=len(requests), num_waiting=num_waiting)
-        prefill_s = float(work.request_prefill_s[requests].sum()) / view.num_ranks
+        tokens = pool.prompt_tokens[requests]
+        if pool.traits is not None:
+            tokens = tokens - pool.cached_tokens[requests]
+        prefill_s = float((costs.own_prefill_s_per_token * tokens).sum()) / view.num_ranks
         self._releases.note(
             view.now_s, self._steps.step, num_requests=len(requests), prefill_s=prefill_s
         )
@@ -263,8 +273,18 @@ def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
     return costs.prefill_s_per_token > 0.0 and costs.prefill_shared < 1.0
 
 
-def _speeds(view: GroupView) -> Float64Array:
-    return np.ones(view.num_ranks) if view.speeds is None else view.speeds
+def _group(view: GroupView, sends: Int64Array) -> Group:
+    speeds = np.ones(view.num_ranks) if view.speeds is None else view.speeds
+    num_reqs = np.ascontiguousarray(view.num_inflight_reqs)
+    return Group(view.committed_tokens, num_reqs, speeds, sends, view.free_kv_tokens)
+
+
+def _queue(pool: PoolView) -> Queue:
+    return Queue(
+        np.ascontiguousarray(pool.prompt_tokens),
+        np.ascontiguousarray(pool.arrival_s),
+        NO_TRAITS if pool.traits is None else np.ascontiguousarray(pool.traits),
+    )
 
 
 def _nobody() -> Placed:

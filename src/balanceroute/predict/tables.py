@@ -11,7 +11,7 @@ from balanceroute.errors import ConfigError
 from balanceroute.kernels.arrays import BoolArray, Float64Array, Int64Array
 from balanceroute.kernels.hazard import log_survival_at, mean_ends
 from balanceroute.kernels.lifetable import ALL, NONE, Columns, first_bad, first_bad_end, observe
-from balanceroute.kernels.shrinkage import look_up
+from balanceroute.kernels.shrinkage import look_up, write_log_survival
 from balanceroute.predict.base import Requests, checked_horizon
 from balanceroute.predict.upkeep import (
     MAX_CLASSES,
@@ -28,20 +28,30 @@ from balanceroute.predict.upkeep import (
 
 def columns_of(requests: Requests) -> Columns:
     """Return the columns that kernels read, or raise `ConfigError` on a negative length."""
-    columns = Columns(
+    columns = unchecked_columns_of(requests)
+    if first_bad(columns) != NONE:
+        raise bad_length(columns)
+    return columns
+
+
+def unchecked_columns_of(requests: Requests) -> Columns:
+    """Return the columns for kernels that see for themselves whether a length is negative."""
+    return Columns(
         prompt_tokens=np.ascontiguousarray(requests.prompt_tokens, np.int64),
         ages=np.ascontiguousarray(requests.generated_tokens, np.int64),
         clients=np.ascontiguousarray(requests.client_ids, np.int64),
         limits=np.ascontiguousarray(requests.max_tokens, np.int64),
         hashes=np.ascontiguousarray(requests.prompt_hashes, np.int64),
     )
+
+
+def bad_length(columns: Columns) -> ConfigError:
+    """Return the error that says which request has a negative length."""
     row = first_bad(columns)
-    if row != NONE:
-        raise ConfigError(
-            f"request {row}: prompt_tokens, generated_tokens and max_tokens must be at least 0, "
-            f"got {columns.prompt_tokens[row]}, {columns.ages[row]} and {columns.limits[row]}"
-        )
-    return columns
+    return ConfigError(
+        f"request {row}: prompt_tokens, generated_tokens and max_tokens must be at least 0, "
+        f"got {columns.prompt_tokens[row]}, {columns.ages[row]} and {columns.limits[row]}"
+    )
 
 
 def log_survival_from(
@@ -93,8 +103,12 @@ class ClassTables:
 
     def survival(self, requests: Requests, horizons: Int64Array) -> Float64Array:
         """See `Classifier.survival`."""
-        columns = columns_of(requests)
-        survival = log_survival_from(self._tables.hazards, self._rows(columns), columns, horizons)
+        columns = unchecked_columns_of(requests)
+        horizons = np.ascontiguousarray(horizons, np.int64)
+        survival = np.empty((len(columns.ages), len(horizons)))
+        make_room(self._tables)
+        if not write_log_survival(self._tables, columns, *self._levels, horizons, survival):
+            raise bad_length(columns)
         return np.exp(survival, out=survival)
 
     def p_finish(self, requests: Requests, horizon: int) -> Float64Array:
@@ -108,7 +122,7 @@ class ClassTables:
 
     def learn(self, requests: Requests, since_tokens: Int64Array, has_ended: BoolArray) -> None:
         """See `Classifier.learn`."""
-        columns = columns_of(requests)
+        columns = unchecked_columns_of(requests)
         since = np.ascontiguousarray(since_tokens, np.int64)
         has_ended = np.ascontiguousarray(has_ended, np.bool_)
         if not len(since) == len(has_ended) == len(columns.ages):
@@ -116,14 +130,14 @@ class ClassTables:
                 f"learn got {len(columns.ages)} requests, {len(since)} values of since_tokens and "
                 f"{len(has_ended)} of has_ended"
             )
-        row = first_bad_end(columns, since, has_ended)
-        if row != NONE:
-            raise ConfigError(
-                f"request {row}: since_tokens must be in 0..generated_tokens, and a request that "
-                f"has ended has at least one token; got {since[row]} and {columns.ages[row]}"
-            )
         make_room(self._tables)
-        observe(self._tables, columns, since, has_ended, *self._levels)
+        if observe(self._tables, columns, since, has_ended, *self._levels):
+            return
+        row = first_bad_end(columns_of(requests), since, has_ended)
+        raise ConfigError(
+            f"request {row}: since_tokens must be in 0..generated_tokens, and a request that "
+            f"has ended has at least one token; got {since[row]} and {columns.ages[row]}"
+        )
 
     def end_probs(self) -> Float64Array:
         """Return the probability per bucket that a token is the last, of all classes together."""
