@@ -204,28 +204,6 @@ def test_kv_room_is_kept() -> None:
     assert placed(present_only(), view, make_pool([300, 80, 200])) == {1: 0}
 
 
-def test_long_outputs_that_prompts_foretell_are_levelled_ahead() -> None:
-    """Looking ahead pays where a small difference of prompts foretells a large one of outputs."""
-    rng = np.random.default_rng(3)
-    is_long = rng.random(6000) < 0.5
-    workload = Workload(
-        name="two kinds",
-        prompt_tokens=np.where(is_long, 150, 100).astype(np.int32),
-        output_tokens=np.where(is_long, 400, 40).astype(np.int32),
-    )
-    now = _efficiency(saturated(workload, "br_auto,look_ahead=false", num_ranks=8, pool=64))
-    ahead = _efficiency(saturated(workload, "br_auto", num_ranks=8, pool=64))
-    assert ahead > now + 0.005
-
-
-def _efficiency(records: RunRecords) -> float:
-    steps, (begin, end) = records.steps, records.window_s
-    is_counted = (steps.start_s >= begin) & (steps.start_s < end)
-    spent = steps.duration_s[is_counted].sum()
-    wasted = (steps.max_work_s - steps.mean_work_s)[is_counted].sum()
-    return float(1.0 - wasted / spent)
-
-
 class Babbler:
     """A classifier that answers NaN and worse."""
 

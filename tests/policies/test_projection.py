@@ -110,6 +110,40 @@ def test_equals_a_projection_from_scratch() -> None:
     assert classifier.num_ends > 1400
 
 
+def test_lessons_may_wait() -> None:
+    """However many ends and ages have come together, each is taught once, and in order."""
+    rng = np.random.default_rng(6)
+    workload = Workload(
+        name="short",
+        prompt_tokens=np.full(4000, 10, np.int32),
+        output_tokens=rng.integers(1, 9, 4000).astype(np.int32),
+    )
+    classifier = Memoryless()
+    projection = Projection(classifier, with_refills=False)
+    least_tokens, num_plans, generated, num_ends = make_policy("least_tokens", rng=rng), 0, 0, 0
+
+    class Late:
+        binding: ClassVar[Binding] = "pooled"
+        follows_requests: ClassVar[bool] = True
+
+        def plan(self, view: GroupView, pool: PoolView) -> Plan:
+            nonlocal num_plans, generated, num_ends
+            num_plans += 1
+            projection.note(view)
+            if num_plans % 16 == 0:
+                num_ends += projection.teach()
+                generated = int(view.generated_tokens.sum())
+            elif num_plans % 4 == 0:
+                projection.look(view)
+            return least_tokens.plan(view, pool)
+
+    config = SimConfig(step_time=STEPS, num_ranks=3, num_slots=32, pool_size=64, start="empty")
+    simulate(workload, config, Late())
+    assert num_ends == classifier.num_ends
+    assert num_ends > 3000
+    assert 0 <= generated - classifier.num_tokens < 96 * 8
+
+
 def test_holds_under_preemption() -> None:
     """Requests that lose their slot count on as if they grew, until the next look corrects it."""
     config = SimConfig(
