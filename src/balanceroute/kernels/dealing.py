@@ -82,6 +82,20 @@ def choose(
     """Give the free slots requests, and tell whether all that is overdue fits somewhere.
 
     If not, nothing is placed and nothing is changed.
+
+    Examples
+    --------
+    A rank with 90 prompt tokens still to be computed, and one with none, which may therefore get a
+    longer prompt at no cost to the other:
+
+    >>> from balanceroute.kernels.waiting import REQUEST_TRAITS
+    >>> group = Group(np.array([90, 0]), np.array([1, 0]), np.ones(2), np.array([1, 1]),
+    ...               np.array([1000, 1000]))
+    >>> queue = Queue(np.array([10, 100, 30]), np.zeros(3), np.zeros(0, REQUEST_TRAITS))
+    >>> load = Load(np.array([90.0, 0.0]), np.array([2000, 2000]), 0.1, 1e-5, 1e-7, 0.0)
+    >>> deal = Deal(0.0, 1.0, 10.0, True, 0.5, 1.5, 2)
+    >>> choose(group, queue, load, deal, True)
+    (array([1, 0]), array([1, 0]), True)
     """
     ranks, waiting = prepare(group, queue, load, deal, has_affinity)
     if any_misfit(ranks, waiting, deal.patience):

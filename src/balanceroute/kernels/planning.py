@@ -97,7 +97,19 @@ def present(group: Group, queue: Queue, terms: Terms) -> tuple[Ranks, Waiting]:
 
 @kernel
 def level_present(group: Group, queue: Queue, terms: Terms) -> tuple[Int64Array, Int64Array]:
-    """Choose among the waiting requests by what the ranks hold today; see `plan_level`."""
+    """Choose among the waiting requests by what the ranks hold today; see `plan_level`.
+
+    Examples
+    --------
+    Two ranks hold 100 and 60 tokens, with a slot free on each, and 10, 45 and 30 tokens wait:
+
+    >>> from balanceroute.kernels.waiting import REQUEST_TRAITS
+    >>> group = Group(np.array([100, 60]), np.array([1, 1]), np.zeros(0), np.array([1, 1]),
+    ...               np.array([1000, 1000]))
+    >>> queue = Queue(np.array([10, 45, 30]), np.zeros(3), np.zeros(0, REQUEST_TRAITS))
+    >>> level_present(group, queue, Terms(0.0, 1.0, 0.0, 0.5, 4.0, 2))
+    (array([1, 0]), array([1, 0]))
+    """
     ranks, waiting = present(group, queue, terms)
     return plan_level(ranks, waiting, terms.age_weight, terms.patience, terms.exchange_passes)
 
