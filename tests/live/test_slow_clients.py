@@ -51,26 +51,22 @@ def test_headers_that_do_not_come(num_requests: int) -> None:
 
     async def test() -> None:
         async with serving(FakeEngine()) as engine:
-            async with routing(engine, header_timeout_secs=0.3) as client:
+            async with routing(engine, header_timeout_secs=1.0) as client:
                 async with connected(client) as (reader, writer):
                     for _ in range(num_requests):
                         writer.write(HEAD + b"\r\n" + BODY)
                         assert b" 200 " in await read_answer(reader)
-                        await asyncio.sleep(0.4)  # nobody is in a hurry between two requests
+                        await asyncio.sleep(1.2)  # nobody is in a hurry between two requests
                     writer.write(HEAD)
-                    trickle = asyncio.create_task(drip(writer))
+                    for _ in range(5):
+                        writer.write(b"X")
+                        await asyncio.sleep(0.05)
                     answer = await reader.read()
-                    trickle.cancel()
                     assert answer.startswith(b"HTTP/1.1 408 ")
                     error = msgspec.json.decode(answer.split(b"\r\n\r\n")[1])["error"]
                     assert 408 == error["code"]
                     assert num_requests == len(engine.bodies)
                     assert 1.0 == slow_clients(client, "headers")
-
-    async def drip(writer: asyncio.StreamWriter) -> None:
-        while True:
-            writer.write(b"X")
-            await asyncio.sleep(0.05)
 
     run(test())
 
@@ -184,3 +180,21 @@ def test_headers_beyond_the_limits(settings: dict[str, int], headers: bytes) -> 
                 assert b" 200 " in await read_answer(reader)
 
     run(test())
+
+
+def test_a_request_that_is_no_http_is_one_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Anybody can send such, and as many as they like."""
+    caplog.set_level("INFO")
+
+    async def test() -> None:
+        async with serving(FakeEngine()) as engine, routing(engine) as client:
+            async with connected(client) as (reader, writer):
+                writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nno colon here\r\n\r\n")
+                assert b" 400 " in await reader.readuntil(b"\r\n")
+
+    run(test())
+    lines = [record for record in caplog.records if "no HTTP" in record.getMessage()]
+    assert len(lines) == 1
+    assert all(record.exc_info is None for record in caplog.records)

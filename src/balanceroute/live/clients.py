@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 from prometheus_client import Counter
 
 from balanceroute.live.answers import JSON, Refusal, error_body
@@ -99,6 +100,14 @@ class Connection(web.RequestHandler):
         if self._due is not None:
             self._due.cancel()
             self._due = None
+
+    def log_exception(self, *args: Any, **options: Any) -> None:
+        """Say in one line what a client has sent that is no HTTP; the rest is our own fault."""
+        error = options.get("exc_info")
+        if isinstance(error, HttpProcessingError):
+            self.logger.info("a client's request is no HTTP: %s", repr(error.message)[:200])
+        else:
+            super().log_exception(*args, **options)
 
     def pause_writing(self) -> None:
         """Take note that the client has more to read than there is room for."""
