@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from balanceroute import __version__
-from balanceroute.cli import emulate, load, policies, predict, serve, simulate, trace
+from balanceroute.cli import afd, emulate, load, policies, predict, serve, simulate, trace
 from balanceroute.cli.output import abandon_stdout
 from balanceroute.errors import BalanceRouteError
 
@@ -30,6 +30,7 @@ app.command("load")(load.load)
 app.command("policies")(policies.policies)
 app.add_typer(trace.app, name="trace")
 app.add_typer(predict.app, name="predict")
+app.add_typer(afd.app, name="afd")
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
