@@ -13,7 +13,7 @@ from balanceroute.kernels import pipeline
 
 MAX_MICROBATCHES = 3
 # Parts that the largest load's distribution is cut into, per number of microbatches.
-NUM_BINS = {2: 40, 3: 12}
+NUM_BINS = {2: 32, 3: 12}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

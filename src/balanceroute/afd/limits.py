@@ -48,10 +48,9 @@ def kv_tokens_needed(slot: SlotLoad, bundle: Bundle) -> float:
 
 def most_slots(slot: SlotLoad, bundle: Bundle, kv_tokens: int) -> int:
     """Return the largest B whose m·B requests fit `kv_tokens` 999 times in 1,000; 0 if none."""
-    num_microbatches = bundle.num_microbatches
 
     def fits(num_slots: int) -> bool:
-        return worker_load(slot, num_microbatches * num_slots).quantile(SAFE_PROB) <= kv_tokens
+        return kv_tokens_needed(slot, replace(bundle, num_slots=num_slots)) <= kv_tokens
 
     low, high = 0, 1
     while high <= MOST_SLOTS and fits(high):
@@ -71,11 +70,12 @@ def default_slots(workload: Workload, bundle: Bundle) -> Bundle:
         If not even one slot fits.
     """
     slot, kv_tokens = slot_load(workload), bundle.profile.attention.kv_tokens
-    most = DEFAULT_SLOTS if kv_tokens is None else most_slots(slot, bundle, kv_tokens)
-    if most == 0:
-        check_memory(slot, replace(bundle, num_slots=1))
-    num_slots = min(DEFAULT_SLOTS, 1 << (most.bit_length() - 1))
-    return replace(bundle, num_slots=num_slots)
+    choice = replace(bundle, num_slots=DEFAULT_SLOTS)
+    while kv_tokens is not None and kv_tokens_needed(slot, choice) > kv_tokens:
+        if choice.num_slots == 1:
+            check_memory(slot, choice)
+        choice = replace(bundle, num_slots=choice.num_slots // 2)
+    return choice
 
 
 def check_memory(slot: SlotLoad, bundle: Bundle) -> int | None:

@@ -71,6 +71,8 @@ class WorkerLoad:
         The parts are narrower towards the largest loads, and each is represented by its own mean,
         so that means of linear functions are exact.
         """
+        if len(self.tokens) == 1:
+            return np.ones(1), self.tokens
         cdf = np.exp(num_workers * self.log_cdf)
         cdf[-1] = 1.0
         below = np.concatenate(([0.0], np.cumsum(np.diff(cdf) * _middles(self.tokens))))

@@ -31,7 +31,6 @@ from balanceroute.afd.optimum import (
 )
 from balanceroute.afd.routing import barrier_ratio
 from balanceroute.afd.sensitivity import (
-    REAL_TOLERANCE,
     best_near,
     interval_of,
     sensitivity_of,
@@ -48,6 +47,7 @@ FLAT_RATIO = 0.99  # of the best throughput: as good, for most purposes
 OTHER_SLOTS = (16, 32, 64, 128, 256, 512)
 OTHER_FFN_WORKERS = (1, 2, 3, 4)
 CHECKED_SHARES = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0)  # of r*, simulated
+ROUGHLY = 0.3  # of a real r whose whole neighbours are tried
 FEW_REQUESTS = 1000
 
 
@@ -182,9 +182,9 @@ class Planner:
     def _simulated(self, workload: Workload, best: int) -> tuple[SweepPoint, ...]:
         if self.num_check_cycles == 0:
             return ()
-        steps = sorted({max(1, round(best * share)) for share in CHECKED_SHARES})
+        checked = {round(best * share) for share in CHECKED_SHARES} | {best - 1, best + 1}
         return sweep(
-            workload, self.bundle, self.weights, steps,
+            workload, self.bundle, self.weights, [r for r in checked if r >= 1],
             num_cycles=self.num_check_cycles, seed=self.seed,
         )  # fmt: skip
 
@@ -254,9 +254,7 @@ class Planner:
     def _choice(self, slot: SlotLoad, bundle: Bundle, left: float) -> Choice:
         load = worker_load(slot, bundle.num_slots).squeezed(left)
         cycle_time = _cycle_time(bundle, load)
-        real = best_real(
-            bundle, self.weights, cycle_time, 1, self.max_workers, tolerance=REAL_TOLERANCE
-        )
+        real = best_real(bundle, self.weights, cycle_time, 1, self.max_workers, tolerance=ROUGHLY)
         near = range(max(1, int(real) - 1), min(self.max_workers, int(real) + 2) + 1)
         best = best_integer(bundle, self.weights, cycle_time, near)
         cycle_s, kv_tokens = cycle_time(best), bundle.profile.attention.kv_tokens

@@ -176,9 +176,11 @@ def simulate_loads(
     rng: np.random.Generator,
     start: Start = "stationary",
     order: Order = "shuffled",
+    stride: int = 1,
 ) -> Int64Array:
     """Return loads of r workers with B slots, shape (T, r); arguments as of `simulate_bundle`.
 
+    With a `stride` above 1 there are so many cycles from one row to the next.
     The workers do not know of each other: any r' < r of them are a bundle of r' workers.
     """
     prompts, outputs = workload.prompt_tokens, workload.output_tokens
@@ -191,10 +193,10 @@ def simulate_loads(
     )
     rows, ages = _first_requests(outputs, size, rng, start)
     fill_slots(slots, prompts, outputs, rows, ages)
-    num_draws = int(size * num_cycles / float(outputs.mean()) * 1.1) + 1000
+    num_draws = int(size * stride * num_cycles / float(outputs.mean()) * 1.1) + 1000
     refills = _refills(workload.num_requests, min(num_draws, MAX_DRAWS), rng, order)
     load_tokens = np.empty((num_cycles, num_workers), np.int64)
-    run_slots(slots, prompts, outputs, refills, load_tokens)
+    run_slots(slots, prompts, outputs, refills, load_tokens, stride)
     return load_tokens
 
 
@@ -263,7 +265,7 @@ def _idle(ratios: Float64Array, barrier_ratio: float) -> Idle:
 def _standard_error(end_s: Float64Array) -> float:
     """Return the standard error of the mean cycle time, from means over parts of the run."""
     num_microbatches, num_cycles = end_s.shape
-    num_batches = min(NUM_BATCHES, num_cycles)
+    num_batches = min(NUM_BATCHES, num_cycles - 1)
     if num_batches < 2:
         return 0.0
     places = np.linspace(0, num_cycles - 1, num_batches + 1).astype(np.int64)

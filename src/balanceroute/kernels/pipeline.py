@@ -14,8 +14,9 @@ NUM_LEGS = 4
 ATTENTION_FOR_FFN, ATTENTION_FOR_NETWORK = 0, 1
 FFN_FOR_ATTENTION, FFN_FOR_BARRIER, FFN_FOR_NETWORK = 2, 3, 4
 NUM_CAUSES = 5
-# Cycles after which frozen microbatches have found their period, and over which it is measured.
-SETTLING_CYCLES, MEASURED_CYCLES = 4, 8
+# Cycles after which frozen microbatches have found their period, and over which it is measured. In
+# one more, the last, those that are done no longer compete.
+SETTLING_CYCLES, MEASURED_CYCLES = 2, 3
 
 
 @kernel
@@ -138,13 +139,13 @@ def period_s(attention_s: Float64Array, ffn_s: float, leg_s: float) -> float:
     >>> period_s(np.array([5.0, 5.0]), 5.0, 1.0)
     6.0
     """
-    num_microbatches, num_cycles = len(attention_s), SETTLING_CYCLES + MEASURED_CYCLES
+    num_microbatches, num_cycles = len(attention_s), SETTLING_CYCLES + MEASURED_CYCLES + 1
     times_s = np.empty((num_microbatches, num_cycles))
     for j in range(num_microbatches):
         times_s[j] = attention_s[j]
     end_s, idle_s = np.empty((num_microbatches, num_cycles)), np.zeros(NUM_CAUSES)
     run_pipeline(times_s, times_s, ffn_s, leg_s, end_s, idle_s)
-    lasted_s = end_s[:, num_cycles - 1] - end_s[:, SETTLING_CYCLES - 1]
+    lasted_s = end_s[:, num_cycles - 2] - end_s[:, SETTLING_CYCLES - 1]
     return lasted_s.mean() / MEASURED_CYCLES / num_microbatches
 
 

@@ -68,6 +68,7 @@ def run_slots(
     output_tokens: NDArray[np.int32],
     order: Int64Array,
     load_tokens: Int64Array,
+    stride: int,
 ) -> int:
     """Run steps and log their loads: O(r) a step and O(1) per request that ends.
 
@@ -82,7 +83,9 @@ def run_slots(
     order : int64 array, shape (K,)
         Its rows in the order in which they refill slots; after the last comes the first again.
     load_tokens : int64 array, shape (T, r)
-        Written: load of each worker in each step, after admission.
+        Written: load of each worker after admission, in every `stride`-th step from the first on.
+    stride : int
+        At least 1; the run has ``stride * T`` steps.
 
     Returns
     -------
@@ -98,7 +101,7 @@ def run_slots(
     >>> slots = Slots(np.zeros(2, np.int64), np.zeros(2, np.int64), none[:2].copy(), none)
     >>> fill_slots(slots, prompts, outputs, np.array([0, 1]), np.array([0, 0]))
     >>> loads = np.zeros((3, 2), np.int64)
-    >>> run_slots(slots, prompts, outputs, np.array([0, 1]), loads)
+    >>> run_slots(slots, prompts, outputs, np.array([0, 1]), loads, 1)
     4
     >>> loads.tolist()
     [[10, 30], [11, 10], [30, 11]]
@@ -106,9 +109,10 @@ def run_slots(
     loads, calendar = slots.load_tokens, slots.calendar
     num_slots = len(slots.after) // len(loads)
     num_ended, cursor = 0, 0
-    for step in range(len(load_tokens)):
+    for step in range(stride * len(load_tokens)):
         for g in range(len(loads)):
-            load_tokens[step, g] = loads[g]
+            if step % stride == 0:
+                load_tokens[step // stride, g] = loads[g]
             loads[g] += num_slots
         day = step % len(calendar)
         slot = calendar[day]
