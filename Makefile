@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
         --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-http docs lock format clean
+.PHONY: help demo test bench bench-http reproduce-afd docs lock format clean
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -40,6 +40,9 @@ $(PEERS)/.done: requirements/peers.txt | $(BIN)/python
 	$(BIN)/python -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/peers.txt
 	@touch $@
+
+reproduce-afd: $(VENV)/.dev ## check AFD plans by simulation on every preset, trace and profile (resumable)
+	$(BIN)/python -m bench.afd --routing --out bench/out/afd
 
 docs: $(VENV)/.dev ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs docs/_build/html

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from balanceroute.files import write_atomically
 from bench.afd_cases import Case, Row, all_cases
+from bench.afd_routing import routing_rows, routing_table
 from bench.afd_table import summarise
 from bench.machine import describe_machine
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/out/afd"))
     parser.add_argument("--processes", type=int, default=PROCESSES)
     parser.add_argument("--limit-s", type=float, help="stop after so long; go on another time")
+    parser.add_argument("--routing", action="store_true", help="simulate routing policies, too")
     arguments = parser.parse_args()
     cases = all_cases()
     missing = [case for case in cases if not _path(arguments.out, case).is_file()]
@@ -41,6 +43,8 @@ def main() -> None:
     rows = [_read(arguments.out, case) for case in cases if _path(arguments.out, case).is_file()]
     print(f"\n{len(rows)} of {len(cases)} cases")
     report = summarise(rows)
+    if arguments.routing:
+        report += "\n" + routing_table(routing_rows()) + "\n"
     print(report)
     document = {"machine": describe_machine(), "cases": rows}
     write_atomically(arguments.out / "all.json", json.dumps(document).encode())

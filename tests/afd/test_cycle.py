@@ -93,7 +93,7 @@ def test_a_free_network_and_equal_loads_give_the_papers_cycle() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_slots": 0}, "--slots must be at least 1, got 0"),
+        ({"num_slots": 0}, "--slots must be 1 to 16384, got 0"),
         ({"num_microbatches": 4}, "--microbatches must be 1 to 3, got 4"),
         ({"num_ffn_workers": 0}, "--ffn-workers must be at least 1, got 0"),
     ],

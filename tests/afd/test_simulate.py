@@ -148,7 +148,8 @@ def test_a_sweep_has_the_bundles_that_it_was_asked_for() -> None:
     [
         ({"num_workers": 0}, "--workers must be at least 1, got 0"),
         ({"num_cycles": 0}, "--cycles must be at least 1, got 0"),
-        ({"num_workers": 10**8}, "at most 50,000,000, got 100000000 times 8"),
+        ({"num_workers": 10**8}, "--slots must be at most 100,000,000, got 100000000 times 8"),
+        ({"num_cycles": 10**8}, "--cycles must be at most 100,000,000, got 2 times 100000000"),
         ({"start": "warm"}, "--start must be one of stationary, empty, got 'warm'"),
         ({"order": "random"}, "--order must be one of shuffled, trace, got 'random'"),
     ],

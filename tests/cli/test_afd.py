@@ -127,7 +127,7 @@ def test_the_shipped_profiles_are_listed_with_their_errors(run: Run) -> None:
     [
         (["--tpot-target-ms", "1"], "no bundle gives a TPOT of 1 ms: the least with 32 slots"),
         (["--slots", "4000"], "memory is too small for the batch: 2 × 4000 requests hold up to"),
-        (["--slots", "0"], "--slots must be at least 1, got 0"),
+        (["--slots", "0"], "--slots must be 1 to 16384, got 0"),
         (["--microbatches", "5"], "--microbatches must be 1 to 3, got 5"),
         (["--device", "h20_sxm"], "there is no profile 'deepseek-v3.h20_sxm'; did you mean"),
         (["--profile", "none.json"], "profile none.json cannot be read: No such file"),

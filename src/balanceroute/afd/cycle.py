@@ -11,7 +11,7 @@ from balanceroute.afd.profile import DeviceProfile
 from balanceroute.errors import ConfigError
 from balanceroute.kernels import pipeline
 
-MAX_MICROBATCHES = 3
+MAX_MICROBATCHES, MAX_SLOTS = 3, 16_384
 # Parts that the largest load's distribution is cut into, per number of microbatches.
 NUM_BINS = {2: 32, 3: 12}
 
@@ -28,7 +28,7 @@ class Bundle:
     profile : DeviceProfile
         What the stages cost.
     num_slots : int
-        B, requests per attention worker and microbatch, at least 1.
+        B, requests per attention worker and microbatch, 1 to 16,384.
     num_microbatches : int
         m, microbatches in flight, 1 to 3. An attention worker holds m·B requests.
     num_ffn_workers : int
@@ -41,8 +41,8 @@ class Bundle:
     num_ffn_workers: int = 1
 
     def __post_init__(self) -> None:
-        if self.num_slots < 1:
-            raise ConfigError(f"--slots must be at least 1, got {self.num_slots}")
+        if not 1 <= self.num_slots <= MAX_SLOTS:
+            raise ConfigError(f"--slots must be 1 to {MAX_SLOTS}, got {self.num_slots}")
         if not 1 <= self.num_microbatches <= MAX_MICROBATCHES:
             raise ConfigError(
                 f"--microbatches must be 1 to {MAX_MICROBATCHES}, got {self.num_microbatches}"

@@ -93,9 +93,9 @@ def check_memory(slot: SlotLoad, bundle: Bundle) -> int | None:
     if bundle.num_slots <= largest:
         return largest
     needed = kv_tokens_needed(slot, bundle)
-    cure = f"--slots {largest} fits" if largest else "not even one slot fits"
+    cure = f"--slots {largest} fits" if largest else "not even one slot fits, so take a larger one"
     if bundle.num_microbatches > 1:
-        cure += ", and so may fewer --microbatches"
+        cure += "; fewer --microbatches hold less"
     raise ConfigError(
         f"memory is too small for the batch: {bundle.num_microbatches} × {bundle.num_slots} "
         f"requests hold up to {needed:,.0f} KV tokens, an attention worker of "

@@ -19,7 +19,7 @@ from balanceroute.types import Workload
 Order = Literal["shuffled", "trace"]
 NUM_BATCHES = 20  # parts of a run whose means are compared, for its standard error
 MAX_DRAWS = 1 << 22  # rows drawn for refills; a run that needs more takes them again in order
-MAX_SLOTS = 50_000_000
+MAX_CELLS = 100_000_000  # slots, or loads that are kept, of 8 bytes each
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
 
@@ -278,10 +278,11 @@ def _check(bundle: Bundle, num_workers: int, num_cycles: int, start: str, order:
         raise ConfigError(f"--workers must be at least 1, got {num_workers}")
     if num_cycles < 1:
         raise ConfigError(f"--cycles must be at least 1, got {num_cycles}")
-    if num_workers * bundle.num_slots > MAX_SLOTS:
-        raise ConfigError(
-            f"--workers times --slots must be at most {MAX_SLOTS:,}, got "
-            f"{num_workers} times {bundle.num_slots}"
-        )
+    for name, number in (("slots", bundle.num_slots), ("cycles", num_cycles)):
+        if num_workers * number > MAX_CELLS:
+            raise ConfigError(
+                f"--workers times --{name} must be at most {MAX_CELLS:,}, got "
+                f"{num_workers} times {number}"
+            )
     require_choice("start", start, get_args(Start))
     require_choice("order", order, get_args(Order))

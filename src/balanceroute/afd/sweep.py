@@ -10,13 +10,18 @@ import numpy as np
 from balanceroute.afd.cycle import Bundle, barrier_s, gaussian_s, mean_field_s, pipeline_s
 from balanceroute.afd.loads import WorkerLoad, worker_load
 from balanceroute.afd.optimum import Weights, throughput
-from balanceroute.afd.simulate import Idle, Loads, Order, run_cycles, simulate_loads
+from balanceroute.afd.simulate import (
+    MAX_CELLS,
+    Idle,
+    Loads,
+    Order,
+    run_cycles,
+    simulate_loads,
+)
 from balanceroute.afd.slots import SlotLoad, slot_load
 from balanceroute.errors import ConfigError
 from balanceroute.sim.config import Start
 from balanceroute.types import Workload
-
-MAX_CELLS = 100_000_000  # loads kept at a time, 8 bytes each
 
 
 class SweepPoint(msgspec.Struct, frozen=True, kw_only=True):
