@@ -24,7 +24,7 @@ from bench.machine import TRACES
 
 MAX_WORKERS = 128
 LEAST_CYCLES, MOST_CYCLES, LIVES = 20_000, 100_000, 100  # of a run; mean output lengths in it
-NUM_SAMPLES, SAMPLES_PER_LIFE = 4_000, 8  # of the loads, to compare E[max]
+NUM_SAMPLES, SAMPLES_PER_LIFE = 20_000, 4  # of the loads, to compare E[max]
 NUM_PARTS = 20  # of a run, whose means give standard errors
 BEYOND = 1.6  # largest r that is simulated, in units of the largest that is predicted
 NUM_MICROBATCHES = 2

@@ -53,6 +53,8 @@ def test_a_latency_target_limits_r() -> None:
     held = Planner(bundle=bundle(), tpot_target_s=target_s).plan(drawn())
     assert held.r_star == held.max_r_within_tpot == free.r_star - 1
     assert held.best.tpot_s <= target_s
+    assert held.max_slots_within_tpot is not None
+    assert held.max_slots_within_tpot >= held.num_slots
 
 
 def test_a_target_below_every_bundle_is_refused() -> None:

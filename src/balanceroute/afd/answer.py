@@ -164,6 +164,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         Where throughput is within 1 % of the best.
     regime : {"attention", "ffn", "network"}
         The stage that binds at r*.
+    max_r_within_tpot, max_slots_within_tpot : int or None
+        Largest r that meets the TPOT target, and largest B that meets it at r*; None without one.
     max_slots_by_memory : int or None
         Largest B that fits; None where the profile does not say how much memory there is.
     simulated : tuple of SweepPoint
@@ -198,6 +200,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     by_ffn_workers: tuple[Choice, ...]
     tpot_target_s: float | None
     max_r_within_tpot: int | None
+    max_slots_within_tpot: int | None
     kv_tokens_needed: float
     max_slots_by_memory: int | None
     attention_price: float | None

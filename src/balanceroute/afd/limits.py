@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from balanceroute.afd.cycle import Bundle
+from balanceroute.afd.cycle import Bundle, pipeline_s
 from balanceroute.afd.loads import worker_load
 from balanceroute.afd.optimum import CycleTime, Weights, throughput
 from balanceroute.afd.slots import SlotLoad, slot_load
@@ -41,6 +41,22 @@ def workers_within(
     )
 
 
+def slots_within(
+    slot: SlotLoad, bundle: Bundle, num_workers: int, left: float, tpot_s: float
+) -> int:
+    """Return the largest B whose TPOT at r is at most `tpot_s`; 0 if none.
+
+    `left` is the part of the barrier that routing leaves, 1 without a policy.
+    """
+
+    def fits(num_slots: int) -> bool:
+        other = replace(bundle, num_slots=num_slots)
+        load = worker_load(slot, num_slots).squeezed(left)
+        return bundle.num_microbatches * pipeline_s(other, load, num_workers) <= tpot_s
+
+    return _largest(fits)
+
+
 def kv_tokens_needed(slot: SlotLoad, bundle: Bundle) -> float:
     """Return the tokens that a worker's m·B requests stay below 999 times in 1,000."""
     return worker_load(slot, bundle.num_microbatches * bundle.num_slots).quantile(SAFE_PROB)
@@ -52,6 +68,11 @@ def most_slots(slot: SlotLoad, bundle: Bundle, kv_tokens: int) -> int:
     def fits(num_slots: int) -> bool:
         return kv_tokens_needed(slot, replace(bundle, num_slots=num_slots)) <= kv_tokens
 
+    return _largest(fits)
+
+
+def _largest(fits: Callable[[int], bool]) -> int:
+    """Return the largest number up to `MOST_SLOTS` that fits, where all below it do; 0 if none."""
     low, high = 0, 1
     while high <= MOST_SLOTS and fits(high):
         low, high = high, 2 * high

@@ -18,6 +18,7 @@ from balanceroute.afd.limits import (
     check_memory,
     cost_per_million,
     kv_tokens_needed,
+    slots_within,
     workers_within,
 )
 from balanceroute.afd.loads import WorkerLoad, worker_load
@@ -169,6 +170,9 @@ class Planner:
             by_ffn_workers=tuple(self._by_ffn_workers(slot, left)),
             tpot_target_s=self.tpot_target_s,
             max_r_within_tpot=max(allowed) if self.tpot_target_s else None,
+            max_slots_within_tpot=slots_within(slot, bundle, best.r, left, self.tpot_target_s)
+            if self.tpot_target_s
+            else None,
             kv_tokens_needed=kv_tokens_needed(slot, bundle),
             max_slots_by_memory=most_slots,
             attention_price=self.attention_price,

@@ -76,7 +76,10 @@ def _microbatches(plan: Plan) -> str:
 
 
 def _limit(plan: Plan) -> str:
-    return f"A TPOT of {_ms(plan.tpot_target_s or 0.0)} allows up to r = {plan.max_r_within_tpot}."
+    return (
+        f"A TPOT of {_ms(plan.tpot_target_s or 0.0)} allows up to r = {plan.max_r_within_tpot}, "
+        f"and at r = {plan.r_star} up to B = {plan.max_slots_within_tpot}."
+    )
 
 
 def _memory(plan: Plan) -> str:
