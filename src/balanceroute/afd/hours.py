@@ -19,6 +19,7 @@ from balanceroute.types import Workload
 
 LEAST_REQUESTS = 100  # of a window, to estimate its θ
 MAX_WINDOWS = 10_000
+S_PER_HOUR = 3600.0
 REAL_TOLERANCE = 0.1  # of a real r
 
 
@@ -121,13 +122,9 @@ def schedule(
     near = {r + step for r in best for step in (-1, 0, 1)}
     choices = sorted(r for r in near if 1 <= r <= max_workers)
     demand = np.array([part.output_tokens.sum() / window_s for part in parts])
-    rates = np.array(
-        [[r * bundle.num_slots / pipeline_s(bundle, load, r) for r in choices] for load in loads]
-    )
-    bundle_costs = np.array([weights.of(r, bundle.num_ffn_workers) for r in choices])
-    counts = demand[:, None] / rates
-    costs = counts * bundle_costs * window_s / 3600
-    changes = counts * bundle_costs * resize_s / 3600
+    counts = demand[:, None] / _rates(bundle, loads, choices)
+    per_second = counts * [weights.of(r, bundle.num_ffn_workers) for r in choices] / S_PER_HOUR
+    costs, changes = per_second * window_s, per_second * resize_s
     path = cheapest_path(costs, changes)
     rows = list(range(len(parts)))
     resized = np.flatnonzero(np.diff(path)) + 1
@@ -187,6 +184,13 @@ def cheapest_path(
     for w in range(num_windows - 1, 0, -1):
         path[w - 1] = came_from[w, path[w]]
     return path
+
+
+def _rates(bundle: Bundle, loads: list[WorkerLoad], choices: list[int]) -> Float64Array:
+    """Return output tokens per second of one bundle, by window and choice of r."""
+    return np.array(
+        [[r * bundle.num_slots / pipeline_s(bundle, load, r) for r in choices] for load in loads]
+    )
 
 
 def _best(bundle: Bundle, weights: Weights, load: WorkerLoad, max_workers: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from balanceroute.afd.answer import (
     Choice,
@@ -145,18 +146,8 @@ class Planner:
         sensitivity = sensitivity_of(bundle, self.weights, slot, load, best.r)
         stages = stages_of(bundle, load, best.r)
         return Plan(
-            workload=workload.name,
-            num_requests=workload.num_requests,
-            profile=bundle.profile,
-            num_slots=bundle.num_slots,
-            num_microbatches=bundle.num_microbatches,
-            num_ffn_workers=bundle.num_ffn_workers,
-            policy=self.policy,
+            **self._question(workload, slot),
             barrier_ratio=left,
-            theta_tokens=slot.theta_tokens.value,
-            theta_interval=(slot.theta_tokens.low, slot.theta_tokens.high),
-            nu_tokens=slot.nu_tokens.value,
-            nu_interval=(slot.nu_tokens.low, slot.nu_tokens.high),
             r_star=best.r,
             r_star_real=best_near(bundle, self.weights, load, best.r),
             r_interval=interval_of(best.r, sensitivity, allowed),
@@ -168,20 +159,37 @@ class Planner:
             sensitivity=sensitivity,
             by_slots=tuple(self._by_slots(slot, left)),
             by_ffn_workers=tuple(self._by_ffn_workers(slot, left)),
-            tpot_target_s=self.tpot_target_s,
             max_r_within_tpot=max(allowed) if self.tpot_target_s else None,
             max_slots_within_tpot=slots_within(slot, bundle, best.r, left, self.tpot_target_s)
             if self.tpot_target_s
             else None,
             kv_tokens_needed=kv_tokens_needed(slot, bundle),
             max_slots_by_memory=most_slots,
-            attention_price=self.attention_price,
-            ffn_price=self.ffn_price,
             curve=tuple(points),
             simulated=self._simulated(workload, best.r),
             schedule=self._schedule(workload),
             notes=tuple(_notes(workload, best.r, self)),
         )
+
+    def _question(self, workload: Workload, slot: SlotLoad) -> dict[str, Any]:
+        """Return the fields of a plan that say what was asked, and of what."""
+        bundle, theta, nu = self.bundle, slot.theta_tokens, slot.nu_tokens
+        return {
+            "workload": workload.name,
+            "num_requests": workload.num_requests,
+            "profile": bundle.profile,
+            "num_slots": bundle.num_slots,
+            "num_microbatches": bundle.num_microbatches,
+            "num_ffn_workers": bundle.num_ffn_workers,
+            "policy": self.policy,
+            "theta_tokens": theta.value,
+            "theta_interval": (theta.low, theta.high),
+            "nu_tokens": nu.value,
+            "nu_interval": (nu.low, nu.high),
+            "tpot_target_s": self.tpot_target_s,
+            "attention_price": self.attention_price,
+            "ffn_price": self.ffn_price,
+        }
 
     def _simulated(self, workload: Workload, best: int) -> tuple[SweepPoint, ...]:
         if self.num_check_cycles == 0:

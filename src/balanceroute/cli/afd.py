@@ -27,7 +27,6 @@ from balanceroute.cli.afd_options import (
 )
 from balanceroute.cli.simulate import option
 from balanceroute.cli.trace import Format, Seed, Source
-from balanceroute.errors import ConfigError
 
 # NumPy, Numba and Rich are imported inside the commands, so that --help stays instant.
 
@@ -123,8 +122,6 @@ def simulate(
     bundle = bundle_of(
         workload, model, device, ffn_device, profile, slots, microbatches, ffn_workers
     )
-    if policy is not None and order != "shuffled":
-        raise ConfigError("--order trace is for bundles without --policy")
     result = run_bundle(
         workload, bundle, workers,
         policy=policy, num_cycles=cycles, seed=seed,

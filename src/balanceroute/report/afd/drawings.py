@@ -9,6 +9,7 @@ from balanceroute.afd.answer import Plan, Point
 from balanceroute.report.figures import Figure, Trace, numbers
 
 STAGE_COLOURS = {"attention": "$policy1", "network": "$policy2", "ffn": "$policy3"}
+STAGE_LABELS = {"attention": "attention", "network": "network", "ffn": "FFN"}
 DRAWN_BEYOND = 3.0  # curves end at so many times r*
 
 
@@ -21,41 +22,15 @@ def draw_throughput(plan: Plan) -> Figure:
         ("paper, barrier-aware", _values(points, "gaussian_s"), "$policy1", "dash", 1.4),
         ("paper, mean field", _values(points, "mean_field_s"), "$policy2", "dot", 1.4),
     )
-    traces: list[Trace] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": name,
-            "x": xs,
-            "y": numbers(values),
-            "line": {"color": colour, "dash": dash, "width": width},
-            "hovertemplate": "r = %{x}: %{y}",
-        }
-        for name, values, colour, dash, width in lines
-    ]
+    traces = [_line(name, xs, ys, colour, dash, width) for name, ys, colour, dash, width in lines]
     if plan.simulated:
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "simulated",
-                "x": [each.r for each in plan.simulated],
-                "y": numbers([each.value for each in plan.simulated]),
-                "marker": {"color": "$policy4", "symbol": "cross", "size": 9},
-                "hovertemplate": "r = %{x}: %{y}",
-            }
-        )
-    traces.append(
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": f"r* = {plan.r_star}",
-            "x": [plan.r_star],
-            "y": numbers([plan.best.value]),
-            "marker": {"color": "$policy0", "symbol": "diamond", "size": 13},
-            "hovertemplate": "r* = %{x}: %{y}",
-        }
+        simulated_xs = [each.r for each in plan.simulated]
+        values = [each.value for each in plan.simulated]
+        traces.append(_markers("simulated", simulated_xs, values, "$policy4", "cross"))
+    chosen = _markers(
+        f"r* = {plan.r_star}", [plan.r_star], [plan.best.value], "$policy0", "diamond"
     )
+    traces.append(chosen)
     unit = "device" if plan.attention_price is None else "price per hour"
     layout: Trace = {
         "height": 420,
@@ -74,34 +49,13 @@ def draw_throughput(plan: Plan) -> Figure:
 def draw_stages(plan: Plan) -> Figure:
     """Draw what each stage takes over r, and which of them binds."""
     points = _drawn(plan)
-    times = {
-        "attention": [_stage_ms(point, "attention") for point in points],
-        "network": [_stage_ms(point, "network") for point in points],
-        "ffn": [_stage_ms(point, "ffn") for point in points],
-    }
-    traces: list[Trace] = [
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": {"ffn": "FFN"}.get(name, name),
-            "x": [point.r for point in points],
-            "y": numbers(values),
-            "line": {"color": STAGE_COLOURS[name], "width": 1.8},
-            "hovertemplate": "r = %{x}: %{y} ms",
-        }
-        for name, values in times.items()
+    xs = [point.r for point in points]
+    traces = [
+        _line(STAGE_LABELS[name], xs, [_stage_ms(point, name) for point in points], colour)
+        for name, colour in STAGE_COLOURS.items()
     ]
-    traces.append(
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "cycle",
-            "x": [point.r for point in points],
-            "y": numbers([point.cycle_s * 1000 for point in points]),
-            "line": {"color": "$policy0", "width": 2.4, "dash": "dash"},
-            "hovertemplate": "r = %{x}: %{y} ms",
-        }
-    )
+    cycles_ms = [point.cycle_s * 1000 for point in points]
+    traces.append(_line("cycle", xs, cycles_ms, "$policy0", "dash", 2.4))
     regimes = regimes_of(plan)
     spoken = ", ".join(f"{name} for r = {low} to {high}" for name, low, high in regimes)
     layout: Trace = {
@@ -129,6 +83,37 @@ def regimes_of(plan: Plan) -> list[tuple[str, int, int]]:
         places = [r for _, r in group]
         stretches.append((name, places[0], places[-1]))
     return stretches
+
+
+def _line(
+    name: str,
+    xs: Sequence[int],
+    ys: Sequence[float],
+    colour: str,
+    dash: str = "solid",
+    width: float = 1.8,
+) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": list(xs),
+        "y": numbers(ys),
+        "line": {"color": colour, "dash": dash, "width": width},
+        "hovertemplate": "r = %{x}: %{y}",
+    }
+
+
+def _markers(name: str, xs: Sequence[int], ys: Sequence[float], colour: str, symbol: str) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": list(xs),
+        "y": numbers(ys),
+        "marker": {"color": colour, "symbol": symbol, "size": 10},
+        "hovertemplate": "r = %{x}: %{y}",
+    }
 
 
 def _drawn(plan: Plan) -> Sequence[Point]:

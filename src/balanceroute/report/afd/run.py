@@ -9,7 +9,7 @@ from balanceroute.afd.loads import worker_load
 from balanceroute.afd.optimum import throughput
 from balanceroute.afd.plan import device_weights
 from balanceroute.afd.routing import simulate_routed
-from balanceroute.afd.simulate import Idle, Order, simulate_bundle
+from balanceroute.afd.simulate import BundleRun, Idle, Order, simulate_bundle
 from balanceroute.afd.slots import slot_load
 from balanceroute.errors import ConfigError
 from balanceroute.metrics import Metrics, summarize
@@ -64,20 +64,10 @@ def run_bundle(
     seed: int,
 ) -> RunResult:
     """Simulate one bundle, with a routing policy or with slots that refill at once."""
-    metrics: tuple[Metrics, ...] = ()
-    if policy is None:
-        run = simulate_bundle(
-            workload, bundle, num_workers,
-            num_cycles=num_cycles, seed=seed, start=start, order=order,
-        )  # fmt: skip
-    else:
-        if order != "shuffled":
-            raise ConfigError("--order trace is for bundles without --policy")
-        routed = simulate_routed(
-            workload, bundle, num_workers, policy, num_cycles=num_cycles, seed=seed, start=start
-        )
-        run = routed.run
-        metrics = tuple(summarize(records) for records in routed.records)
+    run, metrics = _simulated(
+        workload, bundle, num_workers,
+        policy=policy, num_cycles=num_cycles, start=start, order=order, seed=seed,
+    )  # fmt: skip
     load = worker_load(slot_load(workload), bundle.num_slots)
     return RunResult(
         workload=workload.name,
@@ -102,3 +92,28 @@ def run_bundle(
         idle=run.idle,
         metrics=metrics,
     )
+
+
+def _simulated(
+    workload: Workload,
+    bundle: Bundle,
+    num_workers: int,
+    *,
+    policy: str | None,
+    num_cycles: int,
+    start: Start,
+    order: Order,
+    seed: int,
+) -> tuple[BundleRun, tuple[Metrics, ...]]:
+    if policy is None:
+        run = simulate_bundle(
+            workload, bundle, num_workers,
+            num_cycles=num_cycles, seed=seed, start=start, order=order,
+        )  # fmt: skip
+        return run, ()
+    if order != "shuffled":
+        raise ConfigError("--order trace is for bundles without --policy")
+    routed = simulate_routed(
+        workload, bundle, num_workers, policy, num_cycles=num_cycles, seed=seed, start=start
+    )
+    return routed.run, tuple(summarize(records) for records in routed.records)
