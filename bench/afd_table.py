@@ -35,7 +35,11 @@ def optima_table(rows: Sequence[Row]) -> str:
     ]
     for source, group in groupby(rows, key=lambda row: str(row["source"])):
         lines.append(_optima_line(source, [each for row in group for each in row["optima"]]))
-    lines.append(_optima_line("all", [each for row in rows for each in row["optima"]]))
+    every = [each for row in rows for each in row["optima"]]
+    lines.append(_optima_line("all", every))
+    lines.append(
+        _optima_line("all that fit memory", [each for each in every if each["fits_memory"]])
+    )
     return "\n".join(lines)
 
 
