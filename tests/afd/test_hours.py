@@ -70,6 +70,17 @@ def test_bundles_follow_the_demand() -> None:
         assert two.num_bundles == pytest.approx(2 * one.num_bundles, rel=0.05)
 
 
+def test_routing_saves_bundles() -> None:
+    """Without a barrier the same demand takes fewer of them, where attention binds."""
+    plain, level = (
+        schedule(day(2), bundle(8), Weights(), window_s=100.0, barrier_ratio=ratio)
+        for ratio in (1.0, 0.0)
+    )
+    assert level.windows[1].num_bundles * (level.windows[1].r + 1) < 0.99 * (
+        plain.windows[1].num_bundles * (plain.windows[1].r + 1)
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

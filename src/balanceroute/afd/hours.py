@@ -92,6 +92,7 @@ def schedule(
     window_s: float = 3600.0,
     resize_s: float = 300.0,
     max_workers: int = 128,
+    barrier_ratio: float = 1.0,
 ) -> Schedule:
     """Plan each window of a trace, and find the cheapest way through them (ours).
 
@@ -109,6 +110,8 @@ def schedule(
         Above 0; at least 0.
     max_workers : int
         Largest r.
+    barrier_ratio : float
+        Part of the barrier's cost that routing leaves, as of `balanceroute.afd.answer.Plan`.
 
     Raises
     ------
@@ -117,7 +120,7 @@ def schedule(
     """
     starts, parts = _windows(workload, window_s, resize_s)
     slots = [slot_load(part) for part in parts]
-    loads = [worker_load(slot, bundle.num_slots) for slot in slots]
+    loads = [worker_load(slot, bundle.num_slots).squeezed(barrier_ratio) for slot in slots]
     best = [_best(bundle, weights, load, max_workers) for load in loads]
     near = {r + step for r in best for step in (-1, 0, 1)}
     choices = sorted(r for r in near if 1 <= r <= max_workers)

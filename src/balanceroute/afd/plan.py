@@ -167,7 +167,7 @@ class Planner:
             max_slots_by_memory=most_slots,
             curve=tuple(points),
             simulated=self._simulated(workload, best.r),
-            schedule=self._schedule(workload),
+            schedule=self._schedule(workload, left),
             notes=tuple(_notes(workload, best.r, self)),
         )
 
@@ -200,12 +200,13 @@ class Planner:
             num_cycles=self.num_check_cycles, seed=self.seed,
         )  # fmt: skip
 
-    def _schedule(self, workload: Workload) -> Schedule | None:
+    def _schedule(self, workload: Workload, left: float) -> Schedule | None:
         if self.window_s is None:
             return None
         return schedule(
             workload, self.bundle, self.weights,
             window_s=self.window_s, resize_s=self.resize_s, max_workers=self.max_workers,
+            barrier_ratio=left,
         )  # fmt: skip
 
     def _allowed(self, load: WorkerLoad) -> list[int]:
