@@ -63,6 +63,7 @@ def test_a_target_below_every_bundle_is_refused() -> None:
         Planner(bundle=bundle(), tpot_target_s=0.001).plan(drawn())
 
 
+@pytest.mark.slow
 def test_prices_move_r() -> None:
     """The dearer FFN is, the more attention workers share it; cost is what prices make it."""
     plans = [
@@ -92,6 +93,7 @@ def test_memory_limits_the_batch() -> None:
     assert default_slots(workload, bundle()).num_slots == 128
 
 
+@pytest.mark.slow
 def test_a_policy_takes_part_of_the_barrier_away() -> None:
     """With balanced routing attention of the slowest worker is nearer to the mean."""
     plain, routed = (

@@ -30,6 +30,7 @@ def write_profile(path: Path, **costs: float) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_plan_prints_its_answer_first(run: Run) -> None:
     """How many, how sure, what binds; then the paper's rules and what moves r."""
     outcome = run(*PLAN, "--device", "h200_sxm", "--model", "deepseek-v3")
@@ -41,6 +42,7 @@ def test_plan_prints_its_answer_first(run: Run) -> None:
         assert part in text
 
 
+@pytest.mark.slow
 def test_plan_as_json(run: Run) -> None:
     """The fields that scripts go by, and the profile used."""
     outcome = run(*PLAN, "--json")
@@ -55,6 +57,7 @@ def test_plan_as_json(run: Run) -> None:
     assert len(plan["curve"]) == 24
 
 
+@pytest.mark.slow
 def test_plan_writes_a_page(run: Run, tmp_path: Path) -> None:
     """With curve, regimes, simulated points and the chosen r, beside the document."""
     outcome = run(*PLAN, "--out", str(tmp_path), "--attention-price", "2", "--ffn-price", "3")
@@ -68,6 +71,7 @@ def test_plan_writes_a_page(run: Run, tmp_path: Path) -> None:
     assert plan["best"]["cost_per_million"] > 0
 
 
+@pytest.mark.slow
 def test_a_plan_over_time(run: Run) -> None:
     """Windows of a minute, and what changing r is worth."""
     outcome = run(
