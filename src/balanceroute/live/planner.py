@@ -30,12 +30,21 @@ class Planner:
         That moment, seconds.
     on_plan : callable
         Called with the duration of each plan, seconds.
+    on_failure : callable or None
+        Called from within the exception when the policy has failed, after which nothing is planned
+        any more. None: the least loaded rank is chosen from then on.
     """
 
     def __init__(
-        self, group: LiveGroup, *, settle_s: float, on_plan: Callable[[float], None]
+        self,
+        group: LiveGroup,
+        *,
+        settle_s: float,
+        on_plan: Callable[[float], None],
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
         self._group, self._settle_s, self._on_plan = group, settle_s, on_plan
+        self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._due: asyncio.Handle | None = None  # the plan that is due, and when
         self._due_s = self._free_s = 0.0  # and when the next one may be
@@ -83,6 +92,9 @@ class Planner:
         try:
             self._group.plan()
         except Exception:  # whatever a policy does, requests must go on
+            if self._on_failure is not None:
+                self._on_failure()
+                return
             log.exception("the policy has failed; from now on the least loaded rank is chosen")
             self._group.replace_policy(LeastTokens())
             self._group.plan()
