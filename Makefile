@@ -13,6 +13,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench bench-http reproduce-afd docs lock format clean
+.PHONY: help demo test test-vllm vllm-matrix bench bench-http bench-vllm docs lock format clean
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -27,6 +28,15 @@ test: $(VENV)/.dev ## format, lint, types, import contract, doctests and tests
 	@echo '== types: mypy --strict';             $(BIN)/mypy
 	@echo '== imports: lint-imports';            $(BIN)/lint-imports --no-logo
 	@echo '== doctests and tests: pytest';       $(BIN)/pytest -q
+
+test-vllm: $(BIN)/python ## the plug-in and the router with a real vLLM on this CPU, or the reason why not
+	$(BIN)/python tests_vllm/run.py -- tests_vllm $(RECORD)
+
+vllm-matrix: $(BIN)/python ## which vLLM releases the plug-in works in (VLLM_RELEASES="0.31.0 0.32.0")
+	$(BIN)/python tests_vllm/matrix.py $(VLLM_RELEASES)
+
+bench-vllm: $(BIN)/python ## measure the plug-in against vLLM's own rule on two ranks of a tiny model
+	$(BIN)/python tests_vllm/run.py --command -- -m bench.vllm_ranks --out bench/out/vllm_ranks.json
 
 bench: $(VENV)/.dev ## measure balance, speed and start-up; writes bench/out/bench.json
 	$(BIN)/python bench/run.py --out bench/out/bench.json
@@ -48,11 +58,19 @@ docs: $(VENV)/.dev ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
+# A real vLLM pins what it needs, so it is resolved by itself, for one platform; what its CPU build
+# asks for and cannot use is left out.
+LOCK_VLLM := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url \
+        --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-annotate \
+        --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec \
+        --no-emit-package triton --custom-compile-command 'make lock' $(UPGRADE)
+
 # The whole set is resolved first; the others are held to its versions.
 lock: $(VENV)/.dev ## renew the locked requirements (UPGRADE=--upgrade for newer versions)
 	$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	$(LOCK) pyproject.toml --all-extras -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) --group peers -o requirements/peers.txt
+	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 
 format: $(VENV)/.dev ## format the code and apply safe lint fixes

@@ -13,6 +13,7 @@ import typer
 
 from balanceroute import __version__
 from balanceroute.cli import afd, emulate, load, policies, predict, serve, simulate, trace
+from balanceroute.cli import calibrate, emulate, load, policies, predict, serve, simulate, trace
 from balanceroute.cli.output import abandon_stdout
 from balanceroute.errors import BalanceRouteError
 
@@ -27,6 +28,7 @@ app.command("simulate")(simulate.simulate)
 app.command("serve")(serve.serve)
 app.command("emulate")(emulate.emulate)
 app.command("load")(load.load)
+app.command("calibrate")(calibrate.calibrate)
 app.command("policies")(policies.policies)
 app.add_typer(trace.app, name="trace")
 app.add_typer(predict.app, name="predict")

@@ -56,7 +56,11 @@ def simulate(
         int | None, option("Steps left out; else until G·B requests are admitted if saturated.")
     ] = None,
     step_time: Annotated[
-        str, option("paper, bf-io, h200-deepseek-v3, or C,T[,KAPPA0] in s, s/token, tokens.")
+        str,
+        option(
+            "paper, bf-io, h200-deepseek-v3, C,T[,KAPPA0] in s, s/token, tokens, or a .json file "
+            "that calibrate has written."
+        ),
     ] = "paper",
     prefill_budget: Annotated[
         int | None, option("Tokens per rank and step where ranks prefill too; else decode-only.")

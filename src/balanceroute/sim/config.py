@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from balanceroute.cluster.costs import StepCosts
+from balanceroute.cluster.step_time_file import SUFFIX, read_step_time
 from balanceroute.errors import ConfigError
 from balanceroute.sim.gates import make_gate
 from balanceroute.sim.ranges import require_choice, require_range
@@ -71,7 +73,11 @@ class StepTime:
 
     @staticmethod
     def parse(text: str, *, num_slots: int) -> StepTime:
-        """Read a preset's name, or ``C,T`` or ``C,T,KAPPA0`` in seconds (and tokens)."""
+        """Read a preset's name, ``C,T[,KAPPA0]`` in s, s and tokens, or what `calibrate` wrote."""
+        if text.endswith(SUFFIX):
+            found = read_step_time(Path(text))
+            names = ("constant_s", "s_per_token", "kappa0_tokens")
+            return StepTime(name="measured", **{name: getattr(found, name) for name in names})
         if text == "paper":
             return StepTime(name=text, constant_s=PAPER_CONSTANT_S, s_per_token=S_PER_TOKEN)
         if text == "bf-io":
@@ -92,8 +98,8 @@ class StepTime:
             nearest = difflib.get_close_matches(text, STEP_TIME_PRESETS, n=1)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise ConfigError(
-                f"step time {text!r} is neither a preset ({', '.join(STEP_TIME_PRESETS)}) "
-                f"nor C,T or C,T,KAPPA0 in seconds and tokens{hint}"
+                f"step time {text!r} is neither a preset ({', '.join(STEP_TIME_PRESETS)}), a .json "
+                f"file of calibrate, nor C,T or C,T,KAPPA0 in seconds and tokens{hint}"
             )
         return StepTime(
             name="custom",

@@ -1,0 +1,146 @@
+"""The plug-in against vLLM's own rule on a real vLLM: two ranks of a tiny mixture of experts.
+
+Runs in the environment of `make test-vllm`. Two servers are up, one that chooses by its own rule
+while the plug-in counts, one in which the plug-in chooses; each repeat sends the same requests to
+one, then to the other, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from bench.machine import describe_machine
+from tests_vllm.checks import at_rest
+from tests_vllm.load import mixed_lengths, send_all
+from tests_vllm.models import make_model
+from tests_vllm.servers import Server, running_server
+
+ARMS = {"vllm": "observe", "balanceroute": "1"}
+LOOK_S = 0.2  # from one look at the engines' own counters to the next
+MIDDLE = (0.1, 0.85)  # of a run, in which both ranks are busy
+
+
+def main() -> None:
+    """Measure, print, and write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--concurrency", type=int, default=96)
+    parser.add_argument("--slots", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=100)
+    parser.add_argument("--urls", nargs="*", default=[], help="vllm=PORT balanceroute=PORT, if up")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        if given.urls:
+            servers = dict(_known(text) for text in given.urls)
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            servers = {arm: stack.enter_context(start(folder, arm, given.slots)) for arm in ARMS}
+        runs = []
+        for repeat in range(given.repeats):
+            order = list(servers) if repeat % 2 == 0 else list(servers)[::-1]
+            for arm in order:
+                lengths = mixed_lengths(given.requests, given.first_seed + repeat)
+                run = measure(servers[arm], lengths, given.concurrency)
+                runs.append({"arm": arm, "seed": given.first_seed + repeat} | run)
+                print(json.dumps(runs[-1]), flush=True)
+    if given.out is not None:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        settings = {name: value for name, value in vars(given).items() if name != "out"}
+        result = {"machine": describe_machine(), "settings": settings, "runs": runs}
+        given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _known(text: str) -> tuple[str, Any]:
+    arm, _, port = text.partition("=")
+    server = Server(SimpleNamespace(), int(port), Path("/dev/null"))  # type: ignore[arg-type]
+    return arm, server
+
+
+def start(folder: Path, arm: str, slots: int) -> contextlib.AbstractContextManager[Server]:
+    """Return a server for one arm."""
+    model = make_model(folder / "model", is_moe=True)
+    arguments = ["--data-parallel-size", "2", "--enable-expert-parallel"]
+    arguments += ["--max-num-seqs", str(slots)]
+    return running_server(folder, model, *arguments, BALANCEROUTE_VLLM=ARMS[arm])
+
+
+def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) -> dict[str, Any]:
+    """Return the figures of one run."""
+    before = at_rest(server)
+    outcomes, looks, took_s = asyncio.run(_run(server, lengths, concurrency))
+    after = at_rest(server)
+    whole = [
+        outcome.status == 200 and outcome.output_tokens == asked
+        for outcome, (_, asked) in zip(outcomes, lengths, strict=True)
+    ]
+    token_seconds = {
+        name: after[key] - before[key]
+        for name in ("held", "barrier", "spread")
+        if (key := f"balanceroute_{name}_token_seconds_total") in after
+    }
+    busy_s = after["balanceroute_busy_seconds_total"] - before["balanceroute_busy_seconds_total"]
+    generated = sum(
+        after[f"vllm:generation_tokens_total@{r}"] - before[f"vllm:generation_tokens_total@{r}"]
+        for r in (0, 1)
+    )
+    return {
+        "answered": sum(whole),
+        "ledger_exact": generated == sum(asked for _, asked in lengths),
+        "took_s": round(took_s, 2),
+        "output_tokens_per_s": round(generated / took_s, 1),
+        "tpot_ms": _ms([o.tpot_s for o in outcomes if o.output_tokens > 1]),
+        "ttft_ms": _ms([o.first_s for o in outcomes]),
+        "spread_tokens": round(token_seconds["spread"] / busy_s, 1),
+        "idle_ratio": round(1.0 - token_seconds["held"] / token_seconds["barrier"], 4),
+        **_by_engine(looks),
+    }
+
+
+def _ms(values_s: list[float]) -> dict[str, float]:
+    p50, p99 = np.percentile(values_s, [50, 99]) * 1e3
+    mean = statistics.fmean(values_s) * 1e3
+    return {"mean": round(mean, 2), "p50": round(float(p50), 2), "p99": round(float(p99), 2)}
+
+
+async def _run(
+    server: Server, lengths: list[tuple[int, int]], concurrency: int
+) -> tuple[list[Any], list[list[float]], float]:
+    looks: list[list[float]] = []
+
+    async def look() -> None:
+        while True:
+            metrics = await asyncio.to_thread(server.metrics)
+            looks.append([metrics[f"vllm:kv_cache_usage_perc@{rank}"] for rank in (0, 1)])
+            await asyncio.sleep(LOOK_S)
+
+    looking, began_s = asyncio.create_task(look()), time.monotonic()
+    outcomes = await send_all(server, lengths, concurrency=concurrency)
+    took_s = time.monotonic() - began_s
+    looking.cancel()
+    return outcomes, looks, took_s
+
+
+def _by_engine(looks: list[list[float]]) -> dict[str, float]:
+    """Return spread and idle share by the engines' own gauges, at looks in the middle of a run."""
+    first, last = (int(part * len(looks)) for part in MIDDLE)
+    usage = np.array(looks[first:last])
+    idle = 1.0 - usage.mean(axis=1) / np.maximum(usage.max(axis=1), 1e-12)
+    spread = float((usage.max(axis=1) - usage.min(axis=1)).mean() / usage.mean())
+    return {"engine_idle_ratio": round(float(idle.mean()), 4), "engine_spread": round(spread, 4)}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a step of a running engine costs, measured by controlled load."""

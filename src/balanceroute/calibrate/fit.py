@@ -1,0 +1,111 @@
+"""The law of a step's time through measured steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from balanceroute.errors import ConfigError
+
+FEWEST_SAMPLES = 6  # twice as many as there are constants
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLaw:
+    """``C + t_l * (kappa0 * n + L)``, and how far it is from what was measured.
+
+    Attributes
+    ----------
+    constant_s, s_per_token, kappa0_tokens : float
+        C, t_l and kappa0, none negative.
+    error_ratios : float64 array, shape (N,)
+        Fitted over measured time, less one.
+    """
+
+    constant_s: float
+    s_per_token: float
+    kappa0_tokens: float
+    error_ratios: NDArray[np.float64]
+
+    @property
+    def median_error_ratio(self) -> float:
+        """Return the median size of the errors; less is better."""
+        return float(np.median(np.abs(self.error_ratios)))
+
+    @property
+    def largest_error_ratio(self) -> float:
+        """Return the size of the largest error; less is better."""
+        return float(np.abs(self.error_ratios).max())
+
+
+def fit_step_law(
+    num_reqs: NDArray[np.float64], tokens: NDArray[np.float64], step_s: NDArray[np.float64]
+) -> StepLaw:
+    """Fit C, t_l and kappa0 by least squares of relative errors, none of them negative.
+
+    Parameters
+    ----------
+    num_reqs, tokens : float64 array, shape (N,)
+        Running requests and resident tokens of the slowest rank.
+    step_s : float64 array, shape (N,)
+        Measured step times, above 0.
+
+    Raises
+    ------
+    ConfigError
+        For fewer than six samples, or if the tokens have no effect on the time.
+
+    Examples
+    --------
+    10 ms, 1 ms per request and 1 us per token:
+
+    >>> n, w = np.array([1, 1, 4, 4, 16, 16.0]), np.array([100, 1000, 100, 1000, 100, 1000.0])
+    >>> law = fit_step_law(n, n * w, 0.01 + 1e-3 * n + 1e-6 * n * w)
+    >>> round(law.constant_s, 6), round(law.s_per_token, 9), round(law.kappa0_tokens, 3)
+    (0.01, 1e-06, 1000.0)
+    >>> law.largest_error_ratio < 1e-9
+    True
+    """
+    if len(step_s) < FEWEST_SAMPLES:
+        raise ConfigError(f"a step law needs {FEWEST_SAMPLES} samples or more, got {len(step_s)}")
+    columns = np.stack([np.ones(len(step_s)), num_reqs, tokens], axis=1) / step_s[:, None]
+    solution = _non_negative(columns, np.ones(len(step_s)))
+    if solution[2] <= 0.0:
+        raise ConfigError(
+            "the measured steps do not get longer with resident tokens; measure with longer "
+            "prompts (--prompt-tokens) or more requests (--requests), while nothing else runs"
+        )
+    return StepLaw(
+        constant_s=float(solution[0]),
+        s_per_token=float(solution[2]),
+        kappa0_tokens=float(solution[1] / solution[2]),
+        error_ratios=columns @ solution - 1.0,
+    )
+
+
+def _non_negative(columns: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the least-squares solution without negative parts; of three columns, all are tried."""
+    num_columns = columns.shape[1]
+    best, least = np.zeros(num_columns), np.inf
+    for size in range(1, num_columns + 1):
+        for chosen in map(list, combinations(range(num_columns), size)):
+            part = np.linalg.lstsq(columns[:, chosen], target, rcond=None)[0]
+            error = float(((columns[:, chosen] @ part - target) ** 2).sum())
+            if (part >= 0.0).all() and error < least:
+                best, least = np.zeros(num_columns), error
+                best[chosen] = part
+    return best
+
+
+def fit_slope(tokens: NDArray[np.float64], time_s: NDArray[np.float64]) -> float:
+    """Return the slope of a line through times, seconds per token, at least 0.
+
+    Examples
+    --------
+    >>> round(fit_slope(np.array([100.0, 200, 400]), np.array([0.12, 0.22, 0.42])), 6)
+    0.001
+    """
+    return max(0.0, float(np.polyfit(tokens, time_s, 1)[0]))

@@ -1,0 +1,107 @@
+"""A calibration from start to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import aiohttp
+import numpy as np
+
+from balanceroute.calibrate.fit import StepLaw, fit_slope, fit_step_law
+from balanceroute.calibrate.probe import Sample, Target, find_target, measure_prefill, measure_steps
+from balanceroute.cluster.step_time_file import StepTimeFile
+
+WARM_TOKENS = 40  # a fresh CPU server may die of a first prompt that is tiny
+NUM_PREFILLS = 3  # of each length; the fastest counts, as nothing makes a prefill faster
+
+
+async def calibrate(
+    url: str,
+    *,
+    model: str | None = None,
+    num_reqs: Sequence[int] = (1, 4, 16),
+    prompt_tokens: Sequence[int] = (64, 512, 1500),
+    output_tokens: int = 48,
+    repeats: int = 2,
+    on_sample: Callable[[Sample], None] | None = None,
+) -> tuple[StepTimeFile, StepLaw]:
+    """Measure what an engine's steps take, while nobody else uses it.
+
+    Parameters
+    ----------
+    url : str
+        Of a vLLM server.
+    model : str or None
+        Its name there; None: the first that the server lists.
+    num_reqs, prompt_tokens : sequence of int
+        Requests per rank, and lengths of their prompts; each number with each length.
+    output_tokens : int
+        Of each request; the steps in which all of a probe's requests decode are timed.
+    repeats : int
+        Times that each pair is measured.
+    on_sample : callable or None
+        Told of each sample.
+
+    Raises
+    ------
+    ConfigError
+        If the server does not answer as it should, or its steps follow no such law.
+    """
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        target = await find_target(session, url, model)
+        await measure_steps(session, target, num_reqs=1, prompt_tokens=WARM_TOKENS, output_tokens=8)
+        samples = []
+        for _ in range(repeats):
+            for number in num_reqs:
+                for length in prompt_tokens:
+                    sample = await measure_steps(
+                        session,
+                        target,
+                        num_reqs=number,
+                        prompt_tokens=length,
+                        output_tokens=output_tokens,
+                    )
+                    samples.append(sample)
+                    if on_sample is not None:
+                        on_sample(sample)
+        prefill_s_per_token = await _prefill(session, target, prompt_tokens)
+    law = fit_step_law(
+        np.array([sample.num_reqs for sample in samples]),
+        np.array([sample.tokens for sample in samples]),
+        np.array([sample.step_s for sample in samples]),
+    )
+    return _file(url, target, law, prefill_s_per_token, len(samples)), law
+
+
+async def _prefill(
+    session: aiohttp.ClientSession, target: Target, prompt_tokens: Sequence[int]
+) -> float:
+    lengths = sorted(set(prompt_tokens))
+    if len(lengths) < 2:
+        return 0.0
+    times_s = []
+    for length in lengths:
+        tries = [
+            await measure_prefill(session, target, prompt_tokens=length, number=1000 + number)
+            for number in range(NUM_PREFILLS)
+        ]
+        times_s.append(min(tries))
+    return fit_slope(np.array(lengths, np.float64), np.array(times_s))
+
+
+def _file(
+    url: str, target: Target, law: StepLaw, prefill_s_per_token: float, num_samples: int
+) -> StepTimeFile:
+    return StepTimeFile(
+        source=f"{target.model} at {url}, {len(target.ranks)} ranks",
+        date=datetime.now(UTC).date().isoformat(),
+        constant_s=law.constant_s,
+        s_per_token=law.s_per_token,
+        kappa0_tokens=law.kappa0_tokens,
+        prefill_s_per_token=prefill_s_per_token,
+        median_error_ratio=law.median_error_ratio,
+        largest_error_ratio=law.largest_error_ratio,
+        num_samples=num_samples,
+    )

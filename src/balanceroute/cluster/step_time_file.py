@@ -1,0 +1,76 @@
+"""Step times that were measured, in a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from balanceroute.errors import ConfigError
+from balanceroute.files import write_atomically
+
+SUFFIX = ".json"
+AtLeast0 = Annotated[float, Meta(ge=0.0)]
+
+
+class StepTimeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a step of an engine takes, as `balanceroute calibrate` found it.
+
+    Attributes
+    ----------
+    source, date : str
+        What was measured, and when.
+    constant_s, s_per_token, kappa0_tokens : float
+        C, t_l and kappa0 of ``C + t_l * (kappa0 * n + L)``, n requests and L tokens on the slowest
+        rank.
+    prefill_s_per_token : float
+        t_p: what a prompt token takes where nothing else runs, seconds.
+    median_error_ratio, largest_error_ratio : float
+        Of the fitted step time against the measured ones, as fractions of these.
+    num_samples : int
+        Measured step times, each the mean over many steps.
+    """
+
+    source: str
+    date: str
+    constant_s: AtLeast0
+    s_per_token: AtLeast0
+    kappa0_tokens: AtLeast0
+    prefill_s_per_token: AtLeast0
+    median_error_ratio: AtLeast0
+    largest_error_ratio: AtLeast0
+    num_samples: Annotated[int, Meta(ge=1)]
+
+
+def write_step_time(path: Path, step_time: StepTimeFile) -> None:
+    """Write a step time where `read_step_time` finds it."""
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(step_time), indent=2) + b"\n")
+
+
+def read_step_time(path: Path) -> StepTimeFile:
+    """Read what `write_step_time` has written.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or holds something else.
+
+    Examples
+    --------
+    >>> read_step_time(Path("nowhere.json"))
+    Traceback (most recent call last):
+        ...
+    balanceroute.errors.ConfigError: step time: cannot read nowhere.json: No such file or directory;
+    `balanceroute calibrate` writes such files
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=StepTimeFile)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(
+            f"step time: cannot read {path}: {reason}; `balanceroute calibrate` writes such files"
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"step time: {path} is no step-time file: {error}") from error

@@ -1,0 +1,57 @@
+"""Several API servers in front of the same ranks: what each knows of the others' requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests_vllm.checks import added, at_rest, expect_whole
+from tests_vllm.load import mixed_lengths, send_all
+from tests_vllm.servers import Server, running_server
+
+NUM_SERVERS = 2
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, dense: Path) -> Iterator[Server]:
+    arguments = ["--data-parallel-size", "2", "--api-server-count", str(NUM_SERVERS)]
+    arguments += ["--max-num-seqs", "64"]
+    with running_server(folder, dense, *arguments, BALANCEROUTE_VLLM="1") as server:
+        yield server
+
+
+def test_each_binds_at_once(server: Server) -> None:
+    """None of them knows of every slot."""
+    wanted = f"binding at once ({NUM_SERVERS} API servers share the ranks)"
+    dense = "binding at once (dense ranks step by themselves)"
+    assert server.log.count(wanted) + server.log.count(dense) == NUM_SERVERS
+
+
+def test_the_sum_of_their_ledgers_is_exact_and_level(server: Server) -> None:
+    """Both have served, their accounts add up to the engines', and the ranks held alike."""
+    lengths, before = mixed_lengths(120, seed=17), at_rest(server)
+    outcomes = asyncio.run(send_all(server, lengths, concurrency=48))
+    expect_whole(outcomes, lengths)
+    after = at_rest(server)
+    assert len(lengths) == added(before, after, "balanceroute_decisions_total/policy")
+    tokens = sum(added(before, after, f"vllm:generation_tokens_total@{r}") for r in (0, 1))
+    assert sum(output for _, output in lengths) == tokens
+
+
+def test_each_counts_what_the_others_have_sent(server: Server) -> None:
+    """One long prompt at a time and short ones beside it: the short ones go to the other rank."""
+
+    async def story() -> None:
+        long = asyncio.create_task(send_all(server, [(1500, 200)], concurrency=1, ranks=[0]))
+        await asyncio.sleep(1.0)
+        outcomes = await send_all(server, [(20, 4)] * 24, concurrency=2)
+        assert [outcome.status for outcome in outcomes] == [200] * 24
+        await long
+
+    before = at_rest(server)
+    asyncio.run(story())
+    after = at_rest(server)
+    assert added(before, after, "vllm:prompt_tokens_total@1") == 24 * 20
