@@ -33,7 +33,7 @@ test-vllm: $(BIN)/python ## the plug-in and the router with a real vLLM on this 
 	$(BIN)/python tests_vllm/run.py -- tests_vllm $(RECORD)
 
 vllm-matrix: $(BIN)/python ## which vLLM releases the plug-in works in (VLLM_RELEASES="0.31.0 0.32.0")
-	$(BIN)/python tests_vllm/matrix.py $(VLLM_RELEASES)
+	$(BIN)/python -m tests_vllm.matrix $(VLLM_RELEASES)
 
 bench-vllm: $(BIN)/python ## measure the plug-in against vLLM's own rule on two ranks of a tiny model
 	$(BIN)/python tests_vllm/run.py --command -- -m bench.vllm_ranks --out bench/out/vllm_ranks.json

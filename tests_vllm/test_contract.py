@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from balanceroute.vllm_plugin import contract
-from tests_vllm.recording import RECORD, record
+from tests_vllm.recording import RECORD, record_installed
 
 
 def test_vllm_has_all_that_the_plugin_needs() -> None:
@@ -21,7 +21,7 @@ def test_vllm_has_all_that_the_plugin_needs() -> None:
 
 def test_the_record_is_of_this_release(request: pytest.FixtureRequest) -> None:
     """`pytest --record` writes it anew, after which the tests without vLLM are against it."""
-    found = record()
+    found = record_installed()
     if request.config.getoption("--record"):
         Path(RECORD).write_text(json.dumps(found, indent=1) + "\n")
     assert json.loads(RECORD.read_text()) == found

@@ -5,40 +5,20 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import msgspec
 import pytest
 
 from balanceroute.vllm_plugin import contract
 from tests.vllm_plugin.stand_in import make_modules
+from tests_vllm.recording import RECORD, modules_of, record_source
 
-RECORD = Path(__file__).parent / "recorded.json"
 REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "vllm.txt"
 RERUN = "run `make test-vllm RECORD=--record` against the release that is meant"
 
 
 def recorded() -> Any:
     return json.loads(RECORD.read_text())
-
-
-def modules_of(record: Any) -> tuple[ModuleType, ModuleType]:
-    """Return modules that look as vLLM's did when they were recorded."""
-    core_client, engine = ModuleType("core_client"), ModuleType("engine")
-    methods = {name: _function(name, facts) for name, facts in record["methods"].items()}
-    setattr(core_client, contract.CLIENT, type(contract.CLIENT, (), methods))
-    for name, fields in record["fields"].items():
-        setattr(engine, name, msgspec.defstruct(name, [(field, Any, None) for field in fields]))
-    return core_client, engine
-
-
-def _function(name: str, facts: Any) -> Any:
-    body = "; ".join(f"self.{word}" for word in facts["uses"]) or "pass"
-    kind = "async def" if facts["is_coroutine"] else "def"
-    scope: dict[str, Any] = {}
-    exec(f"{kind} {name}({', '.join(facts['parameters'])}): {body}", scope)  # noqa: S102
-    return scope[name]
 
 
 def test_the_recorded_vllm_has_all_that_is_needed() -> None:
@@ -105,3 +85,27 @@ def test_a_method_that_waits_no_more_is_found() -> None:
     record["methods"]["add_request_async"]["is_coroutine"] = False
     faults = contract.faults(*modules_of(record))
     assert ["DPLBAsyncMPClient.add_request_async is not a coroutine"] == faults
+
+
+SOURCE = """
+class Base:
+    def ensure_alive(self): ...
+
+class DPLBAsyncMPClient(Base):
+    def __init__(self, vllm_config, executor_class, log_stats, more=1): ...
+    def get_core_engine_for_request(self, request):
+        return self.core_engines[request.data_parallel_rank], self.reqs_in_flight
+    async def add_request_async(self, request): ...
+    async def abort_requests_async(self, request_ids): ...
+    @staticmethod
+    async def process_engine_outputs(self, outputs): ...
+"""
+
+
+def test_a_release_can_be_judged_by_its_source() -> None:
+    """Methods of bases count; what a method does not use, and what has no field, is found."""
+    engine = "class EngineCoreRequest:\n    request_id: str"
+    faults = contract.faults(*modules_of(record_source("0.40.1", SOURCE, engine)))
+    assert "DPLBAsyncMPClient.process_engine_outputs does not use finished_requests" in faults
+    assert "EngineCoreRequest has no field priority" in faults
+    assert not any("ensure_alive" in fault for fault in faults)
