@@ -186,7 +186,7 @@ def test_shared_blocks_make_room() -> None:
 def test_what_others_have_counts() -> None:
     """A rank with another server's 500 tokens gets nothing while its sibling has 100."""
     balancer = make_balancer()
-    balancer.see_others(np.array([1, 0]), np.array([500, 0]))
+    balancer.see_others(np.array([1, 0]), np.array([300, 0]), np.array([200, 0]))
     assert [1, 1, 1] == [balancer.place(facts(name)) for name in "abc"]
 
 

@@ -116,6 +116,7 @@ class Balancer:
         self._tickets: dict[str, Ticket] = {}
         self._steps = [0] * num_ranks
         self._last_steps = np.zeros(self.group.ledger.capacity, np.int64)
+        self._others_load_tokens = np.zeros(num_ranks, np.int64)
         self._time_s: float | None = None
         self.token_seconds = np.zeros(3)  # as `add_time` has them
         self.busy_s = 0.0
@@ -180,6 +181,7 @@ class Balancer:
         ticket = _ticket_of(facts)
 
         def note(placed: Ticket) -> None:
+            placed.on_placed = _forget  # or the request would be kept as long as its ticket
             self._note_sent(facts.request_id, placed)
             on_placed(placed.rank)
 
@@ -262,10 +264,13 @@ class Balancer:
         group.disagreement_tokens[rank] = used_tokens - load_tokens
         group.kv_tokens[rank] = self._kv_tokens + max(0, load_tokens - used_tokens)
 
-    def see_others(self, num_reqs: Int64Array, tokens: Int64Array) -> None:
+    def see_others(
+        self, num_reqs: Int64Array, load_tokens: Int64Array, due_tokens: Int64Array
+    ) -> None:
         """Take in what other clients have on the ranks, each int64 of shape (G,)."""
         self.group.foreign_reqs[:] = num_reqs
-        self.group.foreign_tokens[:] = tokens
+        self._others_load_tokens[:] = load_tokens
+        np.add(load_tokens, due_tokens, out=self.group.foreign_tokens)
 
     def pass_time(self) -> None:
         """Add the time since the last event to the sums that tell of the barrier."""
@@ -275,13 +280,17 @@ class Balancer:
             dt_s = now_s - self._time_s
             self.busy_s += dt_s
             kernels.add_time(
-                group.ledger.accounts.ranks, group.foreign_tokens, dt_s, self.token_seconds
+                group.ledger.accounts.ranks, self._others_load_tokens, dt_s, self.token_seconds
             )
         self._time_s = now_s
 
     def strays(self, known: Collection[str]) -> list[str]:
         """Return requests in the accounts that vLLM's client does not know of any more."""
         return [request_id for request_id in self._tickets if request_id not in known]
+
+
+def _forget(ticket: Ticket) -> None:
+    """Do nothing more for a request that has a rank."""
 
 
 def _ticket_of(facts: RequestFacts) -> Ticket:

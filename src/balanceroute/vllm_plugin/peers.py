@@ -13,7 +13,7 @@ import numpy as np
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - memory, and only ours may read what we put there
-NUM_FIGURES = 2  # requests in flight; tokens, resident and on their way
+NUM_FIGURES = 3  # requests in flight; tokens, resident ones and those on their way
 
 
 class Peers:
@@ -38,7 +38,7 @@ class Peers:
     >>> _ = ledger.send(rank=1, prompt_tokens=100)
     >>> boards[0].tell(ledger.ranks)
     >>> boards[1].others()
-    (array([0, 1]), array([  0, 100]))
+    (array([0, 1]), array([0, 0]), array([  0, 100]))
     >>> boards[0].remove()
     """
 
@@ -63,12 +63,16 @@ class Peers:
     def tell(self, ranks: RecordArray) -> None:
         """Write what this server has on the ranks, `RANK_ACCOUNT` of shape (G,)."""
         np.add(ranks["num_running"], ranks["num_waiting"], out=self._own[0])
-        np.add(ranks["load_tokens"], ranks["due_tokens"], out=self._own[1])
+        self._own[1] = ranks["load_tokens"]
+        self._own[2] = ranks["due_tokens"]
 
-    def others(self) -> tuple[Int64Array, Int64Array]:
-        """Return what the others have there: requests and tokens, int64 of shape (G,) each."""
+    def others(self) -> tuple[Int64Array, Int64Array, Int64Array]:
+        """Return what the others have there, int64 of shape (G,) each.
+
+        Requests, resident tokens, and tokens on their way.
+        """
         others: Int64Array = self._board.sum(axis=0) - self._own
-        return others[0], others[1]
+        return others[0], others[1], others[2]
 
     def remove(self) -> None:
         """Take the board's name away; who has it keeps it."""

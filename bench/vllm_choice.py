@@ -1,0 +1,64 @@
+"""What the plug-in costs vLLM's client: a choice on arrival, and a step's outputs; without vLLM."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from balanceroute.policies.registry import make_policy
+from balanceroute.vllm_plugin.balancer import Balancer, RequestFacts
+
+NUM_RANKS, NUM_REQUESTS, NUM_WARM, MOST_RUNNING = 8, 4000, 1000, 100
+POLICIES = ("br_auto", "least_tokens", "round_robin", "power_of_two", "br_0")
+
+
+@dataclass(slots=True)
+class _Output:
+    request_id: str
+    new_token_ids: list[int]
+    finish_reason: str | None = None
+
+
+def main() -> None:
+    """Print microseconds per choice, and per request and step."""
+    for name in POLICIES:
+        choice_us, step_us = measure(name)
+        p50, p90, p99 = np.percentile(choice_us, [50, 90, 99])
+        print(
+            f"{name:14s} choice p50 {p50:6.1f} p90 {p90:6.1f} p99 {p99:6.1f} us, "
+            f"a request's step p50 {np.median(step_us):.2f} us"
+        )
+
+
+def measure(policy: str) -> tuple[list[float], list[float]]:
+    """Return the microseconds of each choice, and of each step over its requests."""
+    rng = np.random.default_rng(0)
+    balancer = Balancer(
+        num_ranks=NUM_RANKS,
+        num_slots=256,
+        kv_tokens=10**7,
+        policy=make_policy(policy, rng=np.random.default_rng(1)),
+    )
+    running: list[list[str]] = [[] for _ in range(NUM_RANKS)]
+    choice_us, step_us = [], []
+    for number in range(NUM_REQUESTS):
+        facts = RequestFacts(request_id=str(number), prompt_tokens=int(rng.integers(10, 2000)))
+        began_s = time.perf_counter()
+        running[balancer.place(facts)].append(facts.request_id)
+        choice_us.append(1e6 * (time.perf_counter() - began_s))
+        here = running[number % NUM_RANKS]
+        outputs = [_Output(name, [1]) for name in here]
+        if len(here) > MOST_RUNNING:
+            outputs[0].finish_reason = "stop"
+            here.pop(0)
+        began_s = time.perf_counter()
+        balancer.take_step(number % NUM_RANKS, outputs, None)
+        if outputs:
+            step_us.append(1e6 * (time.perf_counter() - began_s) / len(outputs))
+    return choice_us[NUM_WARM:], step_us[NUM_WARM:]
+
+
+if __name__ == "__main__":
+    main()
