@@ -8,10 +8,12 @@ from tests_vllm.load import Outcome
 from tests_vllm.servers import Server
 
 REST_S = 15.0
+REPORT_S = 0.5  # the plug-in's metrics are a quarter of a second late
 
 
 def at_rest(server: Server, ranks: int = 2) -> dict[str, float]:
     """Return a server's metrics once it does nothing, and the plug-in's accounts are empty."""
+    time.sleep(REPORT_S)
     deadline_s = time.monotonic() + REST_S
     while True:
         metrics = server.metrics()
