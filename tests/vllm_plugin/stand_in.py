@@ -52,9 +52,11 @@ def make_client_class() -> type[Any]:
     class DPLBAsyncMPClient:
         """Sends each request to the rank with the fewest of its own."""
 
+        first_index = 0  # which of the API servers the next one is
+
         def __init__(self, vllm_config: Any, executor_class: Any = None, log_stats: bool = True):
             self.vllm_config = vllm_config
-            self.client_count, self.client_index = vllm_config.client_count, 0
+            self.client_count, self.client_index = vllm_config.client_count, self.first_index
             num_ranks = vllm_config.num_ranks
             self.engine_ranks_managed = list(range(num_ranks))
             self.core_engines = [bytes([rank]) for rank in range(num_ranks)]

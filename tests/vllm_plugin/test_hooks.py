@@ -273,6 +273,29 @@ def test_metrics_show_the_ledger() -> None:
     run(story())
 
 
+def test_several_api_servers_count_what_the_others_have_sent() -> None:
+    """A long prompt at one of them keeps the other's short ones off its rank."""
+
+    async def story() -> None:
+        client_class = make_client_class()
+        hooks.install(client_class, IMMEDIATE, routes=True)
+        config = make_config()
+        config.client_count = 2
+        one = client_class(config)
+        client_class.first_index = 1
+        other = client_class(config)
+        await one.add_request_async(request("a", 500))
+        for name in "bcd":
+            await other.add_request_async(request(name))
+        assert [("a", 0)] == one.sent
+        assert [("b", 1), ("c", 1), ("d", 1)] == other.sent
+        await one.process_engine_outputs(one, report(0, "a", ended=("a",)))
+        await other.add_request_async(request("e"))
+        assert ("e", 0) == other.sent[-1]
+
+    run(story())
+
+
 def test_observing_changes_nothing() -> None:
     """Ranks are chosen by requests, as in vLLM; the ledger counts."""
 
