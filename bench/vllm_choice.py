@@ -1,9 +1,13 @@
-"""What the plug-in costs vLLM's client: a choice on arrival, and a step's outputs; without vLLM."""
+"""What the plug-in costs vLLM's client, measured without vLLM.
+
+A choice on arrival, a step's outputs, and a plan for requests that are held.
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -22,7 +26,11 @@ class _Output:
 
 
 def main() -> None:
-    """Print microseconds per choice, and per request and step."""
+    """Print microseconds per choice, per request and step, and per plan."""
+    for num_held in (1, 16):
+        plan_us = measure_plans(num_held)
+        p50, p99 = np.percentile(plan_us, [50, 99])
+        print(f"br_auto, late: a plan for {num_held:2d} held, p50 {p50:.0f} p99 {p99:.0f} us")
     for name in POLICIES:
         choice_us, step_us = measure(name)
         p50, p90, p99 = np.percentile(choice_us, [50, 90, 99])
@@ -58,6 +66,39 @@ def measure(policy: str) -> tuple[list[float], list[float]]:
         if outputs:
             step_us.append(1e6 * (time.perf_counter() - began_s) / len(outputs))
     return choice_us[NUM_WARM:], step_us[NUM_WARM:]
+
+
+def _note(running: list[list[str]], name: str, rank: int) -> None:
+    running[rank].append(name)
+
+
+def measure_plans(num_held: int) -> list[float]:
+    """Return the microseconds of plans that place so many requests, all of which have a slot."""
+    rng = np.random.default_rng(0)
+    balancer = Balancer(
+        num_ranks=NUM_RANKS,
+        num_slots=256,
+        kv_tokens=10**7,
+        policy=make_policy("br_auto", rng=np.random.default_rng(1)),
+        is_pooled=True,
+    )
+    running: list[list[str]] = [[] for _ in range(NUM_RANKS)]
+    plan_us = []
+    for turn in range(NUM_REQUESTS // num_held):
+        for number in range(num_held):
+            name = f"{turn}-{number}"
+            facts = RequestFacts(request_id=name, prompt_tokens=int(rng.integers(10, 2000)))
+            balancer.hold(facts, partial(_note, running, name))
+        began_s = time.perf_counter()
+        balancer.group.plan()
+        plan_us.append(1e6 * (time.perf_counter() - began_s))
+        for rank, here in enumerate(running):
+            outputs = [_Output(name, [1]) for name in here]
+            if len(here) > MOST_RUNNING:
+                outputs[0].finish_reason = "stop"
+                here.pop(0)
+            balancer.take_step(rank, outputs, None)
+    return plan_us[NUM_WARM // num_held :]
 
 
 if __name__ == "__main__":
