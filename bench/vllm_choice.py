@@ -12,7 +12,8 @@ from functools import partial
 import numpy as np
 
 from balanceroute.policies.registry import make_policy
-from balanceroute.vllm_plugin.balancer import Balancer, RequestFacts
+from balanceroute.vllm_plugin.balancer import Balancer
+from balanceroute.vllm_plugin.facts import RequestFacts
 
 NUM_RANKS, NUM_REQUESTS, NUM_WARM, MOST_RUNNING = 8, 4000, 1000, 100
 POLICIES = ("br_auto", "least_tokens", "round_robin", "power_of_two", "br_0")

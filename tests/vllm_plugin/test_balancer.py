@@ -11,7 +11,8 @@ from balanceroute.kernels.ledger import DECODING, WAITING
 from balanceroute.live.group import LiveGroup, Ticket
 from balanceroute.policies.auto import BrAuto
 from balanceroute.policies.classic import LeastTokens, RoundRobin
-from balanceroute.vllm_plugin.balancer import Balancer, RequestFacts
+from balanceroute.vllm_plugin.balancer import Balancer
+from balanceroute.vllm_plugin.facts import RequestFacts
 from tests.vllm_plugin.stand_in import EngineCoreOutput
 
 
@@ -181,6 +182,21 @@ def test_shared_blocks_make_room() -> None:
     balancer.see_usage(0, 50 / 10_000)
     assert [10_051, 10_000] == balancer.group.kv_tokens.tolist()
     assert -51 == balancer.group.disagreement_tokens[0]
+
+
+def test_a_policy_that_nobody_asks_does_not_hoard_events(monkeypatch: Any) -> None:
+    """Clients that all name their ranks leave it nothing to choose, for weeks perhaps."""
+    monkeypatch.setattr("balanceroute.vllm_plugin.balancer.MOST_UNTOLD", 10)
+    balancer = make_balancer(is_pooled=True, renew=LeastTokens)
+    for number in range(20):
+        balancer.book(facts(str(number)), 0)
+    before = balancer.group.ledger.accounts.counts["num_events"][0]
+    balancer.renew_policy()
+    assert (20, 0) == (before, balancer.group.ledger.accounts.counts["num_events"][0])
+    placed: list[int] = []
+    balancer.hold(facts("held"), placed.append)
+    balancer.group.plan()
+    assert [1] == placed
 
 
 def test_what_others_have_counts() -> None:

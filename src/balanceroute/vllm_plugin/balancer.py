@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.cluster.ledger import Ledger
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.streams import resize
 from balanceroute.kernels import outputs as kernels
 from balanceroute.kernels.ledger import Int64Array
@@ -18,44 +16,11 @@ from balanceroute.live.group import LiveGroup, Ticket
 from balanceroute.policies.auto import BrAuto
 from balanceroute.policies.base import Policy
 from balanceroute.policies.classic import LeastTokens
+from balanceroute.vllm_plugin.facts import COMPLETE, Output, RequestFacts, forget, ticket_of
 
 NO_RANK = -1
 SILENT_STEPS = 2  # steps without a token, while others have some, that mean a preemption
-COMPLETE = ("stop", "length", "repetition")  # finish reasons of a request that came to its own end
-
-
-class Output(Protocol):
-    """What is read of vLLM's `EngineCoreOutput`."""
-
-    @property
-    def request_id(self) -> str:
-        """Return vLLM's own id of the request."""
-
-    @property
-    def new_token_ids(self) -> Sequence[int]:
-        """Return the output tokens of the step."""
-
-    @property
-    def finish_reason(self) -> Any:
-        """Return None, or what turns into one of vLLM's words."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestFacts:
-    """What is known of a request when vLLM's client gets it.
-
-    Attributes
-    ----------
-    request_id : str
-        vLLM's own.
-    prompt_tokens, max_tokens, priority : int
-        As in `Ledger.send`; `max_tokens` is 0 if it is not said.
-    """
-
-    request_id: str
-    prompt_tokens: int
-    max_tokens: int = 0
-    priority: int = 0
+MOST_UNTOLD = 50_000  # requests booked since a policy was asked last
 
 
 class Balancer:
@@ -69,6 +34,8 @@ class Balancer:
         A fresh one.
     is_pooled : bool
         Whether requests may be held.
+    renew : callable or None
+        Returns a fresh policy, for `renew_policy`.
     costs : StepCosts or None
         What a step costs, if that is known.
     silent_steps : int
@@ -92,6 +59,7 @@ class Balancer:
         kv_tokens: int,
         policy: Policy,
         is_pooled: bool = False,
+        renew: Callable[[], Policy] | None = None,
         costs: StepCosts | None = None,
         silent_steps: int = SILENT_STEPS,
         clock: Callable[[], float] = time.monotonic,
@@ -106,6 +74,7 @@ class Balancer:
             clock=clock,
         )
         self._kv_tokens, self._clock, self._silent_steps = kv_tokens, clock, silent_steps
+        self._renew, self._num_untold = renew, 0
         # What these do with a lone request, while they know of no prefill, is one kernel.
         is_plain = type(policy) in (LeastTokens, BrAuto) and costs is None
         self._is_lightest = is_plain and not is_pooled
@@ -134,7 +103,7 @@ class Balancer:
         """Choose a rank for a request that has to have one now, and book it there."""
         if self._is_lightest or not self.group.is_immediate:
             return self._place_at(facts, self.lightest_rank())
-        ticket = _ticket_of(facts)
+        ticket = ticket_of(facts)
         self.group.enter(ticket)
         try:
             self.group.plan()
@@ -170,18 +139,19 @@ class Balancer:
             resize(self.group.ledger, ticket.handle, ticket.prompt_tokens)
 
     def _place_at(self, facts: RequestFacts, rank: int) -> int:
-        ticket = _ticket_of(facts)
+        ticket = ticket_of(facts)
         ticket.pinned_rank = rank
+        self._num_untold += 1
         self.group.enter_pinned(ticket)
         self._note_sent(facts.request_id, ticket)
         return rank
 
     def hold(self, facts: RequestFacts, on_placed: Callable[[int], None]) -> Ticket:
         """Put a request into the pool; `on_placed` is told its rank, once it is booked there."""
-        ticket = _ticket_of(facts)
+        ticket, self._num_untold = ticket_of(facts), 0
 
         def note(placed: Ticket) -> None:
-            placed.on_placed = _forget  # or the request would be kept as long as its ticket
+            placed.on_placed = forget  # or the request would be kept as long as its ticket
             self._note_sent(facts.request_id, placed)
             on_placed(placed.rank)
 
@@ -260,6 +230,8 @@ class Balancer:
         Where requests share blocks there is room for more than their tokens add up to.
         """
         group, load_tokens = self.group, int(self.group.ledger.ranks["load_tokens"][rank])
+        if self._kv_tokens >= UNLIMITED_TOKENS:
+            return
         used_tokens = round(kv_usage * self._kv_tokens)
         group.disagreement_tokens[rank] = used_tokens - load_tokens
         group.kv_tokens[rank] = self._kv_tokens + max(0, load_tokens - used_tokens)
@@ -284,18 +256,15 @@ class Balancer:
             )
         self._time_s = now_s
 
+    def renew_policy(self) -> None:
+        """Begin with a fresh policy where the old one has not been asked for very long.
+
+        It would have to be told of all that has happened meanwhile, and that has to be kept.
+        """
+        if self._renew is not None and self._num_untold > MOST_UNTOLD:
+            self.group.replace_policy(self._renew(), is_immediate=self.group.is_immediate)
+            self._num_untold = 0
+
     def strays(self, known: Collection[str]) -> list[str]:
         """Return requests in the accounts that vLLM's client does not know of any more."""
         return [request_id for request_id in self._tickets if request_id not in known]
-
-
-def _forget(ticket: Ticket) -> None:
-    """Do nothing more for a request that has a rank."""
-
-
-def _ticket_of(facts: RequestFacts) -> Ticket:
-    return Ticket(
-        prompt_tokens=max(1, facts.prompt_tokens),
-        max_tokens=facts.max_tokens,
-        priority=facts.priority,
-    )

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import atexit
 import logging
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from balanceroute import __version__
 from balanceroute.cluster.costs import StepCosts
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS
 from balanceroute.live.warm import warm
 from balanceroute.policies.base import Policy
 from balanceroute.policies.classic import LeastTokens
 from balanceroute.policies.costs import parse_costs
 from balanceroute.policies.registry import make_policy
-from balanceroute.vllm_plugin.balancer import SILENT_STEPS, Balancer, RequestFacts
+from balanceroute.vllm_plugin.balancer import SILENT_STEPS, Balancer
 from balanceroute.vllm_plugin.engagement import Engagement, Send
+from balanceroute.vllm_plugin.facts import RequestFacts
 from balanceroute.vllm_plugin.meters import Reporter
 from balanceroute.vllm_plugin.peers import Peers
 from balanceroute.vllm_plugin.settings import PluginSettings
@@ -54,6 +57,7 @@ def engage(client: Any, settings: PluginSettings, *, send: Send, routes: bool) -
         kv_tokens=_kv_tokens(client),
         policy=_policy(settings) if routes else LeastTokens(),
         is_pooled=is_pooled,
+        renew=partial(_policy, settings) if is_pooled else None,
         costs=costs,
         silent_steps=SILENT_STEPS + client.vllm_config.parallel_config.pipeline_parallel_size - 1,
     )
@@ -99,10 +103,13 @@ def _policy(settings: PluginSettings) -> Policy:
 
 
 def _kv_tokens(client: Any) -> int:
-    """Return the KV tokens of a rank; vLLM adds up the blocks of all of a client's ranks."""
+    """Return the KV tokens of a rank; vLLM adds up the blocks of all of a client's ranks.
+
+    No limit where there are no blocks of one size.
+    """
     cache = client.vllm_config.cache_config
     num_tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size or 0)
-    return max(1, num_tokens // len(client.core_engines))
+    return num_tokens // len(client.core_engines) or UNLIMITED_TOKENS
 
 
 def _peers(client: Any, num_ranks: int) -> Peers | None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from balanceroute.live.group import Ticket
 from balanceroute.live.planner import Planner
-from balanceroute.vllm_plugin.balancer import Balancer, RequestFacts
+from balanceroute.vllm_plugin.balancer import Balancer
+from balanceroute.vllm_plugin.facts import RequestFacts
 from balanceroute.vllm_plugin.meters import Reporter
 from balanceroute.vllm_plugin.peers import Peers
 
@@ -198,11 +199,14 @@ class Engagement:
             if stats is not None and self._peers is None:
                 self.balancer.see_usage(rank, stats.kv_cache_usage)
             self._tell()
-            if self._held and self._planner is not None:
-                self._planner.free()
-                self.release_held(after_s=self._queue_timeout_s)
+            self._look_at_held()
         except Exception:
             self.give_up("booking a step failed")
+
+    def _look_at_held(self) -> None:
+        if self._held and self._planner is not None:
+            self._planner.free()
+            self.release_held(after_s=self._queue_timeout_s)
 
     def _tell(self) -> None:
         if self._peers is not None:
@@ -226,6 +230,8 @@ class Engagement:
             if self._peers is not None:
                 self.balancer.see_others(*self._peers.others())
             self.balancer.pass_time()
+            self.balancer.renew_policy()
+            self._look_at_held()  # others may have left slots, which no output here tells
             self.reporter.update()
         except Exception:
             self.give_up("reporting failed")
