@@ -64,8 +64,8 @@ def read_engine_states(text: str) -> dict[int, EngineState]:
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
             rank = next((sample.labels[name] for name in RANK_LABELS if name in sample.labels), "0")
-            if not rank.isdecimal():
-                continue
+            if not rank.isdecimal() or sample.labels.get("priority"):
+                continue  # SGLang shows priorities one by one, beside the sum, whose label is empty
             if sample.name == CACHE_INFO:
                 values[int(rank)]["kv_tokens"] = _capacity(sample.labels)
             else:
