@@ -71,10 +71,10 @@ def test_the_ledger_agrees_with_the_engine_under_load(server: Server) -> None:
     """At each look: what the engine holds beyond it is the rest of a block per request, at most."""
 
     async def story() -> list[dict[str, float]]:
-        sending = asyncio.create_task(send_all(server, [(60, 200)] * 24, concurrency=24))
+        sending = asyncio.create_task(send_all(server, [(60, 400)] * 24, concurrency=24))
         looks = []
-        for _ in range(8):
-            await asyncio.sleep(0.3)
+        while not sending.done():
+            await asyncio.sleep(0.2)
             looks.append(await asyncio.to_thread(server.metrics))
         await sending
         return looks
