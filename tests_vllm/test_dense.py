@@ -71,7 +71,7 @@ def test_the_ledger_agrees_with_the_engine_under_load(server: Server) -> None:
     """At each look: what the engine holds beyond it is the rest of a block per request, at most."""
 
     async def story() -> list[dict[str, float]]:
-        sending = asyncio.create_task(send_all(server, [(60, 400)] * 24, concurrency=24))
+        sending = asyncio.create_task(send_all(server, [(60, 200)] * 24, concurrency=24))
         looks = []
         while not sending.done():
             await asyncio.sleep(0.2)
