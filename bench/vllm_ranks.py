@@ -91,7 +91,6 @@ def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) ->
         for name in ("held", "barrier", "spread")
         if (key := f"balanceroute_{name}_token_seconds_total") in after
     }
-    busy_s = after["balanceroute_busy_seconds_total"] - before["balanceroute_busy_seconds_total"]
     generated = sum(
         after[f"vllm:generation_tokens_total@{r}"] - before[f"vllm:generation_tokens_total@{r}"]
         for r in (0, 1)
@@ -103,7 +102,7 @@ def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) ->
         "output_tokens_per_s": round(generated / took_s, 1),
         "tpot_ms": _ms([o.tpot_s for o in outcomes if o.output_tokens > 1]),
         "ttft_ms": _ms([o.first_s for o in outcomes]),
-        "spread_tokens": round(token_seconds["spread"] / busy_s, 1),
+        "spread_tokens": round(token_seconds["spread"] / took_s, 1),
         "idle_ratio": round(1.0 - token_seconds["held"] / token_seconds["barrier"], 4),
         **_by_engine(looks),
     }

@@ -174,6 +174,21 @@ def test_time_at_the_barrier_is_added_up() -> None:
     assert ([202.0, 404.0, 202.0], 2.0) == (balancer.token_seconds.tolist(), balancer.busy_s)
 
 
+def test_idle_time_is_not_busy() -> None:
+    """Ten seconds before a request comes, and five after it has gone."""
+    clock = Clock()
+    balancer = make_balancer(clock=clock)
+    balancer.pass_time()
+    clock.now_s = 10.0
+    balancer.place(facts("a"))
+    clock.now_s = 11.0
+    balancer.take_step(0, tokens("a"), {"a"})
+    clock.now_s = 16.0
+    balancer.place(facts("b"))
+    balancer.pass_time()
+    assert 1.0 == balancer.busy_s
+
+
 def test_shared_blocks_make_room() -> None:
     """An engine that uses 50 tokens for 101 has room for 51 more than its blocks say."""
     balancer = make_balancer()

@@ -160,6 +160,8 @@ class Balancer:
         return ticket
 
     def _note_sent(self, request_id: str, ticket: Ticket) -> None:
+        if not self._tickets:
+            self._time_s = self._clock()  # what has passed was nobody's time
         self._tickets[request_id] = ticket
         if len(self._last_steps) < self.group.ledger.capacity:
             added = self.group.ledger.capacity - len(self._last_steps)
