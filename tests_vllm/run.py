@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import shutil
 import subprocess
@@ -36,8 +37,10 @@ def main() -> int:
         return 0
     pytest = [] if given.command else ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command = [str(python), *pytest, *given.what]
-    return subprocess.run(  # the command is ours
-        [*namespace(), *command], cwd=ROOT, timeout=MOST_S, check=False
+    # Beside the sources lie the kernels that another Numba has compiled for the other tests.
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(given.venv / "numba")}
+    return subprocess.run(
+        [*namespace(), *command], cwd=ROOT, env=environment, timeout=MOST_S, check=False
     ).returncode
 
 
