@@ -1,8 +1,8 @@
 """The plug-in against vLLM's own rule on a real vLLM: two ranks of a tiny mixture of experts.
 
-Runs in the environment of `make test-vllm`. Two servers are up, one that chooses by its own rule
-while the plug-in counts, one in which the plug-in chooses; each repeat sends the same requests to
-one, then to the other, in turns.
+Runs in the environment of `make test-vllm`. Three servers are up: one that chooses by its own rule
+while the plug-in counts, one in which the plug-in chooses, and one in which it levels tokens only,
+without timing prefills. Each repeat sends the same requests to all of them, in turns.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from tests_vllm.load import mixed_lengths, send_all
 from tests_vllm.models import make_model
 from tests_vllm.servers import Server, running_server
 
-ARMS = {"vllm": "observe", "balanceroute": "1"}
+ARMS = {
+    "vllm": {"BALANCEROUTE_VLLM": "observe"},
+    "balanceroute": {"BALANCEROUTE_VLLM": "1"},
+    "level": {"BALANCEROUTE_VLLM": "1", "BALANCEROUTE_POLICY": "br_auto,waves=false"},
+}
 LOOK_S = 0.2  # from one look at the engines' own counters to the next
 MIDDLE = (0.1, 0.85)  # of a run, in which both ranks are busy
 
@@ -39,7 +43,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=100)
-    parser.add_argument("--urls", nargs="*", default=[], help="vllm=PORT balanceroute=PORT, if up")
+    parser.add_argument("--urls", nargs="*", default=[], help="ARM=PORT of those that are up")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
@@ -74,7 +78,7 @@ def start(folder: Path, arm: str, slots: int) -> contextlib.AbstractContextManag
     model = make_model(folder / "model", is_moe=True)
     arguments = ["--data-parallel-size", "2", "--enable-expert-parallel"]
     arguments += ["--max-num-seqs", str(slots)]
-    return running_server(folder, model, *arguments, BALANCEROUTE_VLLM=ARMS[arm])
+    return running_server(folder, model, *arguments, **ARMS[arm])
 
 
 def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) -> dict[str, Any]:
