@@ -78,7 +78,7 @@ def start(folder: Path, arm: str, slots: int) -> contextlib.AbstractContextManag
     model = make_model(folder / "model", is_moe=True)
     arguments = ["--data-parallel-size", "2", "--enable-expert-parallel"]
     arguments += ["--max-num-seqs", str(slots)]
-    return running_server(folder, model, *arguments, **ARMS[arm])
+    return running_server(folder, model, *arguments, environment=ARMS[arm])
 
 
 def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -31,6 +32,7 @@ COMMON = {
     "--served-model-name": "tiny",
 }
 FLAGS = ("--enforce-eager", "--no-enable-prefix-caching", "--disable-uvicorn-access-log")
+ON = MappingProxyType({"BALANCEROUTE_VLLM": "1"})
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -125,7 +127,11 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_server(
-    folder: Path, model: Path, *arguments: str, ranks: int = 2, **environment: str
+    folder: Path,
+    model: Path,
+    *arguments: str,
+    ranks: int = 2,
+    environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """Start a server, warm its ranks, and stop it in the end with all of its processes."""
     port = free_port()
@@ -149,10 +155,10 @@ def running_server(
         stop(server)
 
 
-def _environment(more: dict[str, str]) -> dict[str, str]:
+def _environment(more: Mapping[str, str]) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if "BALANCEROUTE" not in name}
     path = os.pathsep.join([str(SHIM), *filter(None, [kept.get("PYTHONPATH")])])
-    return kept | ENVIRONMENT | {"PYTHONPATH": path} | more
+    return kept | ENVIRONMENT | {"PYTHONPATH": path} | dict(more)
 
 
 def wait_until_up(server: Server) -> None:

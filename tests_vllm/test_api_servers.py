@@ -10,7 +10,7 @@ import pytest
 
 from tests_vllm.checks import added, at_rest, expect_whole
 from tests_vllm.load import mixed_lengths, send_all
-from tests_vllm.servers import Server, running_server
+from tests_vllm.servers import ON, Server, running_server
 
 NUM_SERVERS = 2
 
@@ -19,7 +19,7 @@ NUM_SERVERS = 2
 def server(folder: Path, dense: Path) -> Iterator[Server]:
     arguments = ["--data-parallel-size", "2", "--api-server-count", str(NUM_SERVERS)]
     arguments += ["--max-num-seqs", "64"]
-    with running_server(folder, dense, *arguments, BALANCEROUTE_VLLM="1") as server:
+    with running_server(folder, dense, *arguments, environment=ON) as server:
         yield server
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests_vllm.checks import added, at_rest, expect_whole
 from tests_vllm.load import mixed_lengths, send_all
-from tests_vllm.servers import Server, running_server
+from tests_vllm.servers import ON, Server, running_server
 
 BLOCKS, BLOCK_TOKENS, SLOTS = 110, 32, 32
 
@@ -19,7 +19,7 @@ BLOCKS, BLOCK_TOKENS, SLOTS = 110, 32, 32
 def server(folder: Path, dense: Path) -> Iterator[Server]:
     arguments = ["--data-parallel-size", "2", "--num-gpu-blocks-override", str(BLOCKS)]
     arguments += ["--max-num-seqs", str(SLOTS)]
-    with running_server(folder, dense, *arguments, BALANCEROUTE_VLLM="1") as server:
+    with running_server(folder, dense, *arguments, environment=ON) as server:
         yield server
 
 

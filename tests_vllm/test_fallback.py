@@ -40,7 +40,7 @@ def server(request: pytest.FixtureRequest, folder: Path, moe: Path) -> Iterator[
         "BALANCEROUTE_POLICY": f"{policy}:Failing",
         "BALANCEROUTE_BINDING": request.param,
     }
-    with running_server(folder, moe, *arguments, **environment) as server:
+    with running_server(folder, moe, *arguments, environment=environment) as server:
         yield server
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests_vllm.checks import added, at_rest, expect_whole
 from tests_vllm.load import mixed_lengths, send_all
-from tests_vllm.servers import Server, running_server
+from tests_vllm.servers import ON, Server, running_server
 
 SLOTS = 8
 
@@ -22,7 +22,7 @@ SLOTS = 8
 def server(folder: Path, moe: Path) -> Iterator[Server]:
     arguments = ["--data-parallel-size", "2", "--enable-expert-parallel"]
     arguments += ["--max-num-seqs", str(SLOTS)]
-    with running_server(folder, moe, *arguments, BALANCEROUTE_VLLM="1") as server:
+    with running_server(folder, moe, *arguments, environment=ON) as server:
         yield server
 
 
