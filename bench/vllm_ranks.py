@@ -140,9 +140,12 @@ def _by_engine(looks: list[list[float]]) -> dict[str, float]:
     """Return spread and idle share by the engines' own gauges, at looks in the middle of a run."""
     first, last = (int(part * len(looks)) for part in MIDDLE)
     usage = np.array(looks[first:last])
-    idle = 1.0 - usage.mean(axis=1) / np.maximum(usage.max(axis=1), 1e-12)
-    spread = float((usage.max(axis=1) - usage.min(axis=1)).mean() / usage.mean())
-    return {"engine_idle_ratio": round(float(idle.mean()), 4), "engine_spread": round(spread, 4)}
+    most, mean = usage.max(axis=1).mean(), usage.mean()
+    spread = (usage.max(axis=1) - usage.min(axis=1)).mean() / mean
+    return {
+        "engine_idle_ratio": round(float(1.0 - mean / most), 4),
+        "engine_spread": round(float(spread), 4),
+    }
 
 
 if __name__ == "__main__":

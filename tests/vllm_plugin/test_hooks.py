@@ -171,6 +171,37 @@ def test_an_abort_between_pool_and_rank_is_not_lost() -> None:
     run(story())
 
 
+def test_a_held_request_that_cannot_be_sent_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its caller is told, and the others are served."""
+
+    def failed_outputs(request_id: str) -> EngineCoreOutputs:
+        return report(0, request_id, ended=(request_id,))
+
+    monkeypatch.setattr("balanceroute.vllm_plugin.engage.failed_outputs", failed_outputs)
+
+    async def story() -> None:
+        client_class = make_client_class()
+        send = client_class.add_request_async
+
+        async def add_request_async(self: Any, one: Any) -> None:
+            await send(self, one)
+            if one.request_id == "b":
+                raise ValueError("cannot be encoded")
+
+        client_class.add_request_async = add_request_async
+        hooks.install(client_class, POOLED, routes=True)
+        client = client_class(make_config())
+        for name in "abc":
+            await client.add_request_async(request(name))
+        await asyncio.sleep(0.05)
+        told = client.outputs_queue.get_nowait()
+        assert ["b"] == [output.request_id for output in told.outputs]
+        assert {"a", "c"} == set(client.reqs_in_flight)
+        assert 2 == client._balanceroute.balancer.num_in_flight
+
+    run(story())
+
+
 def test_nobody_is_held_beyond_the_time_limit() -> None:
     """After it a request is bound at once, slot or not."""
 

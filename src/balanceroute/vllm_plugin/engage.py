@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import logging
 from functools import partial
 from typing import Any
@@ -68,6 +69,7 @@ def engage(client: Any, settings: PluginSettings, *, send: Send, routes: bool) -
         peers=_peers(client, num_ranks),
         client=client,
         send=send,
+        failed_outputs=failed_outputs,
         routes=routes,
         queue_size=settings.queue_size,
         queue_timeout_s=settings.queue_timeout_secs,
@@ -96,6 +98,13 @@ def binding_of(client: Any, settings: PluginSettings) -> tuple[bool, str]:
     if config.kv_transfer_config is not None:
         return False, "KV caches come from elsewhere"
     return True, "the ranks meet at a barrier"
+
+
+def failed_outputs(request_id: str) -> Any:
+    """Return what a rank would report of a request that has failed; its caller gets HTTP 500."""
+    engine = importlib.import_module("vllm.v1.engine")
+    output = engine.EngineCoreOutput(request_id, [], finish_reason=engine.FinishReason.ERROR)
+    return engine.EngineCoreOutputs(outputs=[output], finished_requests={request_id})
 
 
 def _policy(settings: PluginSettings) -> Policy:

@@ -34,6 +34,8 @@ class Engagement:
         Whose requests these are; held weakly, since vLLM stops when it is collected.
     send : callable
         vLLM's own ``add_request_async``.
+    failed_outputs : callable
+        Returns what a rank would report of a request by this id that has failed.
     routes : bool
         False: vLLM chooses, and the plug-in only counts.
     queue_size, queue_timeout_s, settle_s
@@ -48,6 +50,7 @@ class Engagement:
         peers: Peers | None,
         client: Any,
         send: Send,
+        failed_outputs: Callable[[str], Any],
         routes: bool,
         queue_size: int = 4096,
         queue_timeout_s: float = 30.0,
@@ -55,6 +58,7 @@ class Engagement:
     ) -> None:
         self.balancer, self.reporter, self._peers = balancer, reporter, peers
         self._client, self._send, self._routes = weakref.ref(client), send, routes
+        self._failed_outputs = failed_outputs
         self._rank_of = {engine: rank for rank, engine in enumerate(client.core_engines)}
         self._first_engine = client.engine_ranks_managed[0]
         self._queue_size, self._queue_timeout_s = queue_size, queue_timeout_s
@@ -161,11 +165,13 @@ class Engagement:
         self._unsent.discard(request.request_id)
         try:
             await self._send(client, request)
-        except Exception as error:  # what a dead engine means to requests, vLLM tells them itself
+        except Exception:
             self.balancer.close(request.request_id, has_completed=False)
-            if not client.resources.engine_dead:
+            if not client.resources.engine_dead:  # then vLLM tells all requests itself
                 log.exception("request %s could not be sent", request.request_id)
-                client.outputs_queue.put_nowait(error)
+                failed = self._failed_outputs(request.request_id)
+                await type(client).process_engine_outputs(client, failed)
+                client.outputs_queue.put_nowait(failed)
 
     def drop_held(self, request_ids: list[str]) -> None:
         """Take aborted requests out of the pool."""
