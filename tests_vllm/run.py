@@ -35,7 +35,10 @@ def main() -> int:
     except SkipError as reason:
         print(f"test-vllm is skipped: {reason}")
         return 0
-    pytest = [] if given.command else ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    # What vLLM and PyTorch warn of when they are imported is theirs.
+    pytest = (
+        [] if given.command else ["-m", "pytest", "-q", "-W", "ignore", "-p", "no:cacheprovider"]
+    )
     command = [str(python), *pytest, *given.what]
     # Beside the sources lie the kernels that another Numba has compiled for the other tests.
     environment = os.environ | {"NUMBA_CACHE_DIR": str(given.venv / "numba")}
