@@ -12,8 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
         --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-http reproduce-afd docs lock format clean
-.PHONY: help demo test test-vllm vllm-matrix bench bench-http bench-vllm docs lock format clean
+.PHONY: help demo test test-vllm vllm-matrix bench bench-http bench-vllm reproduce-afd docs lock format clean
 .DELETE_ON_ERROR:
 
 help: ## show the targets

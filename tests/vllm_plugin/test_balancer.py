@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balanceroute.kernels.ledger import DECODING, WAITING
-from balanceroute.live.group import LiveGroup, Ticket
+from balanceroute.live.group import LiveGroup
+from balanceroute.live.ticket import Ticket
 from balanceroute.policies.auto import BrAuto
 from balanceroute.policies.classic import LeastTokens, RoundRobin
 from balanceroute.vllm_plugin.balancer import Balancer

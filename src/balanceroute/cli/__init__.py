@@ -12,8 +12,17 @@ from typing import Annotated
 import typer
 
 from balanceroute import __version__
-from balanceroute.cli import afd, emulate, load, policies, predict, serve, simulate, trace
-from balanceroute.cli import calibrate, emulate, load, policies, predict, serve, simulate, trace
+from balanceroute.cli import (
+    afd,
+    calibrate,
+    emulate,
+    load,
+    policies,
+    predict,
+    serve,
+    simulate,
+    trace,
+)
 from balanceroute.cli.output import abandon_stdout
 from balanceroute.errors import BalanceRouteError
 

@@ -12,7 +12,8 @@ from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.streams import resize
 from balanceroute.kernels import outputs as kernels
 from balanceroute.kernels.ledger import Int64Array
-from balanceroute.live.group import LiveGroup, Ticket
+from balanceroute.live.group import LiveGroup
+from balanceroute.live.ticket import Ticket
 from balanceroute.policies.auto import BrAuto
 from balanceroute.policies.base import Policy
 from balanceroute.policies.classic import LeastTokens

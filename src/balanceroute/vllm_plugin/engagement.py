@@ -10,8 +10,8 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from balanceroute.live.group import Ticket
 from balanceroute.live.planner import Planner
+from balanceroute.live.ticket import Ticket
 from balanceroute.vllm_plugin.balancer import Balancer
 from balanceroute.vllm_plugin.facts import RequestFacts
 from balanceroute.vllm_plugin.meters import Reporter

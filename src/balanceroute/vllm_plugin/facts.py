@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from balanceroute.live.group import Ticket
+from balanceroute.live.ticket import Ticket
 
 COMPLETE = ("stop", "length", "repetition")  # finish reasons of a request that came to its own end
 
