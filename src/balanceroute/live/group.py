@@ -12,7 +12,7 @@ from balanceroute.cluster.events import NO_EVENTS, join_events
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.pool import Pool
 from balanceroute.cluster.streams import observe, resize, settle
-from balanceroute.cluster.view import GroupView
+from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import PlanError
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 from balanceroute.kernels.waiting import has_room
@@ -42,6 +42,12 @@ class LiveGroup:
         Whether a rank is chosen on arrival; None: as the policy does by nature.
     clock : callable
         Returns seconds.
+
+    Attributes
+    ----------
+    on_step, on_rest, on_planned : callable
+        Who looks on: called with a rank, its steps and the time when its stream reveals some; when
+        nothing is in flight any more; and with each view, pool and plan before it is carried out.
     """
 
     def __init__(
@@ -72,6 +78,9 @@ class LiveGroup:
         self.foreign_reqs = np.zeros(num_ranks, np.int64)
         self.foreign_tokens = np.zeros(num_ranks, np.int64)
         self.disagreement_tokens = np.zeros(num_ranks, np.int64)
+        self.on_step: Callable[[int, int, float], object] = _ignore_step
+        self.on_rest: Callable[[], object] = bool
+        self.on_planned: Callable[[GroupView, PoolView, Plan], object] = _ignore_plan
 
     @property
     def num_ranks(self) -> int:
@@ -82,6 +91,12 @@ class LiveGroup:
     def num_waiting(self) -> int:
         """Return how many requests wait for a rank."""
         return len(self._pooled)
+
+    @property
+    def oldest_wait_s(self) -> float:
+        """Return how long the request has waited that is first in the pool, 0 if there is none."""
+        arrivals_s = self._pool.view(1).arrival_s
+        return float(self._clock() - arrivals_s[0]) if len(arrivals_s) > 0 else 0.0
 
     @property
     def has_work_to_plan(self) -> bool:
@@ -167,8 +182,11 @@ class LiveGroup:
         """Book tokens that a request has given; return the steps of its rank that this reveals."""
         ticket.output_tokens += num_tokens
         num_steps = observe(self.ledger, ticket.handle, ticket.output_tokens)
-        if num_steps > 0 and self._progress is not None:
-            self._progress.step(ticket.rank, self._clock(), self.num_slots)
+        if num_steps > 0:
+            now_s = self._clock()
+            if self._progress is not None:
+                self._progress.step(ticket.rank, now_s, self.num_slots)
+            self.on_step(ticket.rank, num_steps, now_s)
         return num_steps
 
     def correct(self, ticket: Ticket, *, prompt_tokens: int, output_tokens: int) -> None:
@@ -184,6 +202,8 @@ class LiveGroup:
         """Book that a request has ended or was given up."""
         self.ledger.finish(ticket.handle, has_completed=has_completed)
         ticket.handle = NO_HANDLE
+        if self.ledger.num_in_flight == 0:
+            self.on_rest()
 
     def view(self) -> GroupView:
         """Return the group as a policy sees it that does not follow requests."""
@@ -223,9 +243,12 @@ class LiveGroup:
             events, self._retold = join_events([self._retold, events]), NO_EVENTS
         entries = self.ledger.accounts.entries if self._follows_requests else None
         view = self._view(entries, events if self._follows_requests else NO_EVENTS)
-        plan = self._policy.plan(view, self._pool.view())
-        requests, ranks = checked_plan(plan, len(self._pool), view.max_sends)
-        return self._dispatch(Plan(requests, ranks))
+        waiting = self._pool.view()
+        plan = Plan(
+            *checked_plan(self._policy.plan(view, waiting), len(self._pool), view.max_sends)
+        )
+        self.on_planned(view, waiting, plan)
+        return self._dispatch(plan)
 
     def _dispatch(self, plan: Plan) -> list[Ticket]:
         numbers = self._pool.take(plan.requests).tolist()
@@ -240,6 +263,14 @@ class LiveGroup:
         """Raise `PlanError` if the running totals differ from the requests in flight."""
         if not np.array_equal(self.ledger.recount(), self.ledger.ranks):
             raise PlanError("the ledger's totals differ from its requests; please report this")
+
+
+def _ignore_step(rank: int, num_steps: int, now_s: float) -> None:
+    """Do nothing: nobody looks on."""
+
+
+def _ignore_plan(view: GroupView, waiting: PoolView, plan: Plan) -> None:
+    """Do nothing: nobody looks on."""
 
 
 def _progress(ledger: Ledger, costs: StepCosts | None) -> PrefillProgress | None:

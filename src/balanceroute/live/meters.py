@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from balanceroute.live.collectors import LevelState
 from balanceroute.live.fair import FairQueue
 from balanceroute.live.group import LiveGroup
 
@@ -67,6 +68,11 @@ class Meters:
             buckets=PLAN_BUCKETS_S,
             registry=registry,
         )
+        self.policy_failures = Counter(
+            "balanceroute_policy_failures",
+            "Plans that raised; least_tokens chooses after the first.",
+            registry=registry,
+        )
         self.signals = Gauge(
             "balanceroute_load_signals_up",
             "1 while the engines' metrics can be read.",
@@ -78,6 +84,11 @@ class Meters:
         )
         self.show_policy(policy)
         registry.register(_GroupState(group, names))
+        registry.register(LevelState(group, names))
+
+    def show(self, state: Collector) -> None:
+        """Tell of something else, too."""
+        self.registry.register(state)
 
     def show_tenants(self, queue: FairQueue, names: Callable[[], Iterable[str]]) -> None:
         """Tell of those tenants from now on that `names` returns; others may be without number."""

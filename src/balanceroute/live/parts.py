@@ -13,6 +13,8 @@ from balanceroute.cluster.costs import StepCosts
 from balanceroute.errors import ConfigError
 from balanceroute.live.addresses import RankAddress, rank_addresses
 from balanceroute.live.answers import Refusal
+from balanceroute.live.barrier import Barrier
+from balanceroute.live.collectors import BarrierState, HealthState
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.counting import Counting, EngineCounting, NoCounting, TokenizerCounting
 from balanceroute.live.fair import FairQueue
@@ -56,10 +58,12 @@ class Parts:
         The settings in force.
     addresses : list of RankAddress
         Of the ranks by number; one that is taken away keeps its number and stays drained.
-    group, queue, planner, health, meters, session, prefill, prompts, counting
+    group, queue, planner, health, meters, session, prefill, prompts, counting, barrier
         See their classes.
     is_stopping : bool
         Whether requests are told to end.
+    has_fallen_back : bool
+        Whether the policy has raised, and another chooses in its place until settings are reread.
     """
 
     config: ServeConfig
@@ -70,10 +74,12 @@ class Parts:
     health: Health
     meters: Meters
     session: aiohttp.ClientSession
+    barrier: Barrier
     prefill: PrefillTier | None = None
     prompts: PromptCounter = field(default_factory=PromptCounter)
     counting: Counting = field(default_factory=NoCounting)
     is_stopping: bool = False
+    has_fallen_back: bool = False
 
     @staticmethod
     def of(config: ServeConfig, costs: StepCosts | None, session: aiohttp.ClientSession) -> Parts:
@@ -89,7 +95,12 @@ class Parts:
             is_immediate=_is_immediate(config),
         )
         meters = Meters(group, names, config.policy)
-        planner = Planner(group, settle_s=config.settle_secs, on_plan=meters.plan.observe)
+        planner = Planner(
+            group,
+            settle_s=config.settle_secs,
+            on_plan=meters.plan.observe,
+            on_fallback=lambda: parts.note_failure(),
+        )
         queue = FairQueue(
             group,
             weight_of=lambda tenant: weight_of(tenant, parts.config),
@@ -112,9 +123,13 @@ class Parts:
             meters=meters,
             session=session,
             prefill=_prefill(config, session),
+            barrier=Barrier(group, costs),
         )
+        group.on_step, group.on_rest = parts.barrier.step, parts.barrier.rest
         parts.counting = _counting(parts)
         meters.show_tenants(queue, lambda: parts.config.tenants)
+        meters.show(HealthState(health, names))
+        meters.show(BarrierState(parts.barrier, lambda: parts.config.barrier))
         health.on_change = parts.open_ranks
         return parts
 
@@ -133,6 +148,12 @@ class Parts:
             num_own = self.queue.num_waiting(tenant)
             message = f"{num_own} requests of yours are waiting; try again later"
             raise Refusal(429, message, "tenant_queue_full")
+
+    def note_failure(self) -> None:
+        """Say that the policy has raised, and who chooses now."""
+        self.has_fallen_back = True
+        self.meters.policy_failures.inc()
+        self.meters.show_policy("least_tokens")
 
     def open_ranks(self) -> None:
         """Let those ranks have requests that are fit for them."""
@@ -171,7 +192,8 @@ class Parts:
             self.config.binding,
         )
         before, self.config = self.config, config
-        if is_other:
+        if is_other or self.has_fallen_back:
+            self.has_fallen_back = False
             self.group.replace_policy(policy, is_immediate=_is_immediate(config))
             self.meters.show_policy(config.policy)
         if config.slots is not None and config.slots != before.slots:

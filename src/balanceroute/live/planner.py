@@ -33,6 +33,8 @@ class Planner:
     on_failure : callable or None
         Called from within the exception when the policy has failed, after which nothing is planned
         any more. None: the least loaded rank is chosen from then on.
+    on_fallback : callable
+        Called once another policy has taken the place of one that has raised.
     """
 
     def __init__(
@@ -42,9 +44,10 @@ class Planner:
         settle_s: float,
         on_plan: Callable[[float], None],
         on_failure: Callable[[], None] | None = None,
+        on_fallback: Callable[[], object] = bool,
     ) -> None:
         self._group, self._settle_s, self._on_plan = group, settle_s, on_plan
-        self._on_failure = on_failure
+        self._on_failure, self._on_fallback = on_failure, on_fallback
         self._loop = asyncio.get_running_loop()
         self._due: asyncio.Handle | None = None  # the plan that is due, and when
         self._due_s = self._free_s = 0.0  # and when the next one may be
@@ -97,6 +100,7 @@ class Planner:
                 return
             log.exception("the policy has failed; from now on the least loaded rank is chosen")
             self._group.replace_policy(LeastTokens())
+            self._on_fallback()
             self._group.plan()
         took_s = time.perf_counter() - began_s
         self._on_plan(took_s)
