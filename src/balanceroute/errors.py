@@ -34,3 +34,7 @@ class MissingExtraError(BalanceRouteError):
 
 class ModelError(BalanceRouteError):
     """A saved termination classifier cannot be read."""
+
+
+class LogError(BalanceRouteError):
+    """A decision log cannot be read or replayed."""

@@ -19,6 +19,7 @@ from balanceroute.cli import (
     load,
     policies,
     predict,
+    replay,
     serve,
     simulate,
     trace,
@@ -38,6 +39,7 @@ app.command("serve")(serve.serve)
 app.command("emulate")(emulate.emulate)
 app.command("load")(load.load)
 app.command("calibrate")(calibrate.calibrate)
+app.command("replay")(replay.replay)
 app.command("policies")(policies.policies)
 app.add_typer(trace.app, name="trace")
 app.add_typer(predict.app, name="predict")

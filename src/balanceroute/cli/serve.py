@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from balanceroute.cli.logs import set_up_logging
 from balanceroute.cli.simulate import option
-from balanceroute.errors import BalanceRouteError, ConfigError, MissingExtraError
+from balanceroute.errors import BalanceRouteError, MissingExtraError
 
 if TYPE_CHECKING:
     from balanceroute.cluster.costs import StepCosts
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 # aiohttp, NumPy and Numba are imported inside the command, so that --help stays instant.
 
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 API_KEYS, ADMIN_TOKEN = "BALANCEROUTE_API_KEYS", "BALANCEROUTE_ADMIN_TOKEN"
 
 
@@ -90,14 +90,18 @@ def serve(
     admin_port: Annotated[
         int | None, option("Where administrators change the router; else nowhere.")
     ] = None,
+    decision_log: Annotated[
+        str | None, option("File for every decision and why; `replay` reads it. Else none.")
+    ] = None,
     log_level: Annotated[str, option("debug, info, warning or error.")] = "info",
+    log_format: Annotated[str, option("text, or json: an object per line.")] = "text",
 ) -> None:
     """Route OpenAI requests to the ranks of a group so that the ranks stay level.
 
     Keys that clients must show are read from BALANCEROUTE_API_KEYS, separated by commas.
     """
     flags = dict(locals())
-    del flags["config"], flags["log_level"], flags["more_urls"]
+    del flags["config"], flags["log_level"], flags["log_format"], flags["more_urls"]
     flags["worker_urls"] = [*(worker_urls or []), *(more_urls or [])] or None
     if keys := [key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip()]:
         flags["api_keys"] = keys
@@ -110,7 +114,7 @@ def serve(
         ) from error
     reread = partial(read_config, config, flags)
     settings = reread()
-    logging.basicConfig(level=_level(log_level), format="%(asctime)s %(levelname)s %(message)s")
+    set_up_logging(log_level, log_format)
     serving = _serve(settings, reread if config is not None else None)
     if sys.platform == "win32":
         asyncio.run(serving)
@@ -118,12 +122,6 @@ def serve(
     import uvloop
 
     uvloop.run(serving)
-
-
-def _level(name: str) -> str:
-    if name.upper() not in LEVELS:
-        raise ConfigError(f"--log-level must be one of {', '.join(LEVELS).lower()}, got {name!r}")
-    return name.upper()
 
 
 def _costs(settings: ServeConfig) -> StepCosts | None:

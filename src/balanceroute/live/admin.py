@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 from aiohttp import web
 
-from balanceroute.errors import BalanceRouteError
+from balanceroute.errors import BalanceRouteError, ConfigError
 from balanceroute.live.addresses import rank_addresses
 from balanceroute.live.answers import Refusal, json_response
 from balanceroute.live.config import ServeConfig
+from balanceroute.live.dashboard import EVENTS_PATH, FILES, Dashboard, show_file
 from balanceroute.live.parts import Parts
+from balanceroute.live.warm import warm
+from balanceroute.policies.registry import policy_names
+from balanceroute.specs import unknown
 
+log = logging.getLogger(__name__)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -21,12 +29,17 @@ class _Worker(msgspec.Struct, forbid_unknown_fields=True):
     url: str
 
 
+class _Choice(msgspec.Struct, forbid_unknown_fields=True):
+    policy: str
+
+
 class Admin:
     """Answers requests to the administrators' port.
 
     ``GET /workers``, ``POST /workers`` with ``{"url": "http://host:port@rank"}``,
     ``DELETE /workers/RANK`` (drains it; what runs there is brought to its end),
-    ``POST /workers/RANK/drain`` and ``/undrain``, ``POST /reload``.
+    ``POST /workers/RANK/drain`` and ``/undrain``, ``POST /reload``, ``POST /policy`` with
+    ``{"policy": "NAME[,key=value…]"}``; and the live page, with the means to change the policy.
 
     Parameters
     ----------
@@ -34,10 +47,14 @@ class Admin:
         What is changed.
     reread : callable or None
         Returns the settings as the file says now; None: there is no file.
+    dashboard : Dashboard
+        Which tells the page what to show.
     """
 
-    def __init__(self, parts: Parts, reread: Callable[[], ServeConfig] | None) -> None:
-        self._parts, self._reread = parts, reread
+    def __init__(
+        self, parts: Parts, reread: Callable[[], ServeConfig] | None, dashboard: Dashboard
+    ) -> None:
+        self._parts, self._reread, self._dashboard = parts, reread, dashboard
         self._token = parts.config.admin_token.encode()
 
     def app(self) -> web.Application:
@@ -49,13 +66,18 @@ class Admin:
         app.router.add_post("/workers/{rank}/drain", self._drain)
         app.router.add_post("/workers/{rank}/undrain", self._undrain)
         app.router.add_post("/reload", self._reload)
+        app.router.add_post("/policy", self._choose)
+        app.router.add_get(EVENTS_PATH, self._events)
+        for path in FILES:
+            app.router.add_get(path, show_file)
         return app
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         shown = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
         try:
-            if not hmac.compare_digest(shown, self._token):
+            is_open = request.method == "GET" and request.path in FILES  # there is nothing in them
+            if not is_open and not hmac.compare_digest(shown, self._token):
                 raise Refusal(401, "the administrators' token is needed", "unauthorized")
             return await handler(request)
         except Refusal as refusal:
@@ -91,6 +113,23 @@ class Admin:
             raise Refusal(400, "the router was started without --config FILE", "no_file")
         self._parts.reload(self._reread())
         return json_response(workers(self._parts))
+
+    async def _choose(self, request: web.Request) -> web.StreamResponse:
+        try:
+            spec = msgspec.json.decode(await request.read(), type=_Choice).policy
+        except msgspec.DecodeError as error:
+            raise Refusal(400, f'the body must be {{"policy": …}}: {error}', "bad_body") from error
+        parts, loop = self._parts, asyncio.get_running_loop()
+        if spec.partition(",")[0].strip() not in policy_names():  # no files of code
+            raise ConfigError(unknown("policy", spec, policy_names()))
+        prepare = partial(warm, spec, num_ranks=parts.group.num_ranks, costs=parts.barrier.costs)
+        await loop.run_in_executor(None, prepare)  # compiles, while others are served
+        parts.change_policy(spec)
+        log.warning("the policy is %s from now on", spec)
+        return json_response({"policy": parts.policy_now})
+
+    async def _events(self, request: web.Request) -> web.StreamResponse:
+        return await self._dashboard.events(request, policy_names())
 
     def _rank(self, request: web.Request) -> int:
         text, num_ranks = request.match_info["rank"], len(self._parts.addresses)

@@ -14,6 +14,7 @@ from balanceroute.live.admin import Admin, workers
 from balanceroute.live.answers import Refusal, json_response
 from balanceroute.live.clients import BODY, SLOW_BODY, ClientServer
 from balanceroute.live.config import ServeConfig
+from balanceroute.live.dashboard import EVENTS_PATH, FILES, Dashboard, show_file
 from balanceroute.live.endings import refusal_of
 from balanceroute.live.parts import Parts
 from balanceroute.live.passing import PassThrough
@@ -34,7 +35,7 @@ class Router:
     def __init__(self, parts: Parts) -> None:
         self.parts, self.group, self.health = parts, parts.group, parts.health
         self.meters, self.watch = parts.meters, Watch(parts)
-        proxy = Proxy(parts)
+        proxy, self.dashboard = Proxy(parts), Dashboard(parts)
         self._paths: dict[tuple[str, str], Handler] = {
             ("GET", "/health"): self._liveness,
             ("GET", "/liveness"): self._liveness,
@@ -43,6 +44,8 @@ class Router:
             ("GET", "/workers"): self._workers,
             ("GET", "/version"): self._version,
         }
+        self._paths.update({("GET", path): show_file for path in FILES})
+        self._paths["GET", EVENTS_PATH] = self.dashboard.events
         self._paths.update({("POST", path): proxy.generate for path in PATHS})
         self._pass_through = PassThrough(parts).answer
 
@@ -52,7 +55,7 @@ class Router:
         if request.headers.get("Expect", "").lower() == CONTINUE and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            if handler not in (self._liveness, self._readiness):
+            if handler not in (self._liveness, self._readiness, show_file):
                 check_key(request, self.parts.config)
             answer = await handler(request)
         except Refusal as refusal:
@@ -119,15 +122,21 @@ async def running_router(
         parts = Parts.of(config, costs, session)
         stack.callback(parts.planner.stop)
         stack.callback(parts.counting.stop)
+        if parts.decisions is not None:
+            stack.callback(parts.decisions.close)
         router = Router(parts)
+        stack.push_async_callback(router.dashboard.stop)
         stack.push_async_callback(router.watch.stop)
         await router.watch.start()
         if config.admin_port is not None:
-            admin = web.AppRunner(Admin(parts, reread).app(), access_log=None)
+            pages = Admin(parts, reread, router.dashboard).app()
+            admin = web.AppRunner(pages, access_log=None, shutdown_timeout=CLOSE_S)
             await _listen(stack, admin, config.host, config.admin_port)
         server = ClientServer(router.handle, parts)
         runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
-        yield router, await _listen(stack, runner, config.host, config.port)
+        port = await _listen(stack, runner, config.host, config.port)
+        stack.callback(router.dashboard.leave)  # first, so that nobody waits for open pages
+        yield router, port
 
 
 async def _listen(

@@ -105,7 +105,7 @@ class Barrier:
     """
 
     def __init__(self, group: LiveGroup, costs: StepCosts | None) -> None:
-        self._group, self._costs, self._fit = group, costs, LineFit()
+        self._group, self.costs, self._fit = group, costs, LineFit()
         self._seen: set[int] = set()
         self._began_s: float | None = None
         self._due_tokens: NDArray[np.int64] = np.zeros(0, np.int64)
@@ -116,7 +116,7 @@ class Barrier:
     @property
     def basis(self) -> Basis:
         """Return what an estimate rests on at present."""
-        if self._costs is not None:
+        if self.costs is not None:
             return "costs"
         return "bound" if self._fit.terms is None else "fit"
 
@@ -154,13 +154,13 @@ class Barrier:
         sums.idle_s[basis] = sums.idle_s.get(basis, 0.0) + rank_s * idle_ratio
         lost = num_tokens * (whole / mean - 1.0)
         sums.lost_tokens[basis] = sums.lost_tokens.get(basis, 0.0) + lost
-        if self._costs is None and num_steps == 1 and not self._due_tokens.any():
+        if self.costs is None and num_steps == 1 and not self._due_tokens.any():
             self._fit.add(float(max_load), duration_s)
 
     def _work(self, ranks: RecordArray) -> NDArray[np.float64]:
         """Return the time that each rank is at work in a step, in a unit that they share."""
         loads: NDArray[np.float64] = ranks["load_tokens"].astype(np.float64)
-        costs = self._costs
+        costs = self.costs
         if costs is None:
             terms = self._fit.terms
             return loads if terms is None else terms[0] + terms[1] * loads

@@ -106,6 +106,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Where they are made, on the same host; None: nowhere.
     allows_rank_header : bool
         Whether clients may choose a rank themselves.
+    decision_log : str or None
+        File for what the policy sees and says; None: nothing is written.
+    decision_log_max_bytes, decision_log_files : int
+        Size of a file, compressed, and how many full ones are kept; 0: all.
     """
 
     worker_urls: tuple[str, ...]
@@ -155,6 +159,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     admin_token: str = ""
     admin_port: Port | None = None
     allows_rank_header: bool = False
+    decision_log: str | None = None
+    decision_log_max_bytes: Positive = 64 << 20
+    decision_log_files: Annotated[int, Meta(ge=0)] = 0
 
     @property
     def addresses(self) -> list[RankAddress]:

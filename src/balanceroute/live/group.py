@@ -45,9 +45,11 @@ class LiveGroup:
 
     Attributes
     ----------
-    on_step, on_rest, on_planned : callable
-        Who looks on: called with a rank, its steps and the time when its stream reveals some; when
-        nothing is in flight any more; and with each view, pool and plan before it is carried out.
+    on_step, on_rest : callable
+        Who looks on: called with a rank, its steps and the time when its stream reveals some, and
+        when nothing is in flight any more.
+    plan_watchers : list of callable
+        Called with each view, pool and plan before it is carried out.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class LiveGroup:
         self.disagreement_tokens = np.zeros(num_ranks, np.int64)
         self.on_step: Callable[[int, int, float], object] = _ignore_step
         self.on_rest: Callable[[], object] = bool
-        self.on_planned: Callable[[GroupView, PoolView, Plan], object] = _ignore_plan
+        self.plan_watchers: list[Callable[[GroupView, PoolView, Plan], object]] = []
 
     @property
     def num_ranks(self) -> int:
@@ -97,6 +99,10 @@ class LiveGroup:
         """Return how long the request has waited that is first in the pool, 0 if there is none."""
         arrivals_s = self._pool.view(1).arrival_s
         return float(self._clock() - arrivals_s[0]) if len(arrivals_s) > 0 else 0.0
+
+    def name_of(self, number: int) -> str:
+        """Return how its client calls a request that waits."""
+        return self._pooled[number].name
 
     @property
     def has_work_to_plan(self) -> bool:
@@ -247,7 +253,8 @@ class LiveGroup:
         plan = Plan(
             *checked_plan(self._policy.plan(view, waiting), len(self._pool), view.max_sends)
         )
-        self.on_planned(view, waiting, plan)
+        for watch in self.plan_watchers:
+            watch(view, waiting, plan)
         return self._dispatch(plan)
 
     def _dispatch(self, plan: Plan) -> list[Ticket]:
@@ -266,10 +273,6 @@ class LiveGroup:
 
 
 def _ignore_step(rank: int, num_steps: int, now_s: float) -> None:
-    """Do nothing: nobody looks on."""
-
-
-def _ignore_plan(view: GroupView, waiting: PoolView, plan: Plan) -> None:
     """Do nothing: nobody looks on."""
 
 

@@ -73,6 +73,11 @@ class Meters:
             "Plans that raised; least_tokens chooses after the first.",
             registry=registry,
         )
+        self.log_failures = Counter(
+            "balanceroute_decision_log_failures",
+            "Times that the decision log could not be written; it ends there.",
+            registry=registry,
+        )
         self.signals = Gauge(
             "balanceroute_load_signals_up",
             "1 while the engines' metrics can be read.",
@@ -93,6 +98,11 @@ class Meters:
     def show_tenants(self, queue: FairQueue, names: Callable[[], Iterable[str]]) -> None:
         """Tell of those tenants from now on that `names` returns; others may be without number."""
         self.registry.register(_TenantState(queue, names))
+
+    @property
+    def has_signals(self) -> bool:
+        """Tell whether the engines' metrics could be read when they were last."""
+        return self.registry.get_sample_value("balanceroute_load_signals_up") == 1.0
 
     def show_policy(self, policy: str) -> None:
         """Say who chooses from now on."""

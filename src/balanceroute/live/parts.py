@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
@@ -17,6 +18,8 @@ from balanceroute.live.barrier import Barrier
 from balanceroute.live.collectors import BarrierState, HealthState
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.counting import Counting, EngineCounting, NoCounting, TokenizerCounting
+from balanceroute.live.decision_log import DecisionLog, open_log
+from balanceroute.live.decisions import POLICY_STREAM
 from balanceroute.live.fair import FairQueue
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.health import Health
@@ -29,9 +32,12 @@ from balanceroute.live.tokenizer import FileTokenizer
 from balanceroute.policies.base import Policy
 from balanceroute.policies.registry import make_policy
 
-POLICY_STREAM = 2  # which random numbers of a seed the policy uses, as in the simulator
+FALLBACK = "least_tokens"  # as the planner does
 FIRST_SLOTS = 256  # vLLM's usual --max-num-seqs, until a queue is seen
 FIXED = (
+    "decision_log",
+    "decision_log_max_bytes",
+    "decision_log_files",
     "host",
     "port",
     "admin_port",
@@ -58,7 +64,7 @@ class Parts:
         The settings in force.
     addresses : list of RankAddress
         Of the ranks by number; one that is taken away keeps its number and stays drained.
-    group, queue, planner, health, meters, session, prefill, prompts, counting, barrier
+    group, queue, planner, health, meters, session, prefill, prompts, counting, barrier, decisions
         See their classes.
     is_stopping : bool
         Whether requests are told to end.
@@ -78,6 +84,7 @@ class Parts:
     prefill: PrefillTier | None = None
     prompts: PromptCounter = field(default_factory=PromptCounter)
     counting: Counting = field(default_factory=NoCounting)
+    decisions: DecisionLog | None = None
     is_stopping: bool = False
     has_fallen_back: bool = False
 
@@ -125,6 +132,7 @@ class Parts:
             prefill=_prefill(config, session),
             barrier=Barrier(group, costs),
         )
+        parts.decisions = open_log(config, group, costs, meters.log_failures.inc)
         group.on_step, group.on_rest = parts.barrier.step, parts.barrier.rest
         parts.counting = _counting(parts)
         meters.show_tenants(queue, lambda: parts.config.tenants)
@@ -149,11 +157,38 @@ class Parts:
             message = f"{num_own} requests of yours are waiting; try again later"
             raise Refusal(429, message, "tenant_queue_full")
 
+    @property
+    def policy_now(self) -> str:
+        """Return who chooses."""
+        return FALLBACK if self.has_fallen_back else self.config.policy
+
+    def change_policy(self, spec: str) -> None:
+        """Let another policy choose from now on, until settings are reread that name another.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such policy, or it cannot be had like this; the present one goes on then.
+        """
+        config = msgspec.structs.replace(self.config, policy=spec)
+        policy = _policy(config)
+        self.config = config
+        self._put_in_charge(policy)
+
+    def _put_in_charge(self, policy: Policy) -> None:
+        config, self.has_fallen_back = self.config, False
+        self.group.replace_policy(policy, is_immediate=_is_immediate(config))
+        self.meters.show_policy(config.policy)
+        if self.decisions is not None:
+            self.decisions.note_policy(config.policy, config.seed)
+
     def note_failure(self) -> None:
         """Say that the policy has raised, and who chooses now."""
         self.has_fallen_back = True
         self.meters.policy_failures.inc()
-        self.meters.show_policy("least_tokens")
+        self.meters.show_policy(FALLBACK)
+        if self.decisions is not None:
+            self.decisions.note_policy(FALLBACK, self.config.seed)
 
     def open_ranks(self) -> None:
         """Let those ranks have requests that are fit for them."""
@@ -193,9 +228,7 @@ class Parts:
         )
         before, self.config = self.config, config
         if is_other or self.has_fallen_back:
-            self.has_fallen_back = False
-            self.group.replace_policy(policy, is_immediate=_is_immediate(config))
-            self.meters.show_policy(config.policy)
+            self._put_in_charge(policy)
         if config.slots is not None and config.slots != before.slots:
             self.group.num_slots[:] = config.slots
         if config.kv_tokens is not None and config.kv_tokens != before.kv_tokens:

@@ -48,6 +48,7 @@ class Proxy:
         self._expect_room(tenant)
         facts = await self._parts.counting.count(request.path, body, facts)
         self._expect_room(tenant)  # others may have come meanwhile
+        request_id = request_id_of(request) or f"br-{self._instance}-{next(self._numbers):x}"
         ticket = Ticket(
             prompt_tokens=self._parts.prompts.count(facts),
             max_tokens=facts.max_tokens,
@@ -55,9 +56,9 @@ class Proxy:
             prompt_hash=facts.prompt_hash,
             priority=facts.priority,
             is_streamed=facts.is_streamed,
+            name=request_id,
             pinned_rank=self._pinned_rank(request),
         )
-        request_id = request_id_of(request) or f"br-{self._instance}-{next(self._numbers):x}"
         headers = request_headers(
             request.headers, keeps_secrets=not self._parts.config.asks_for_keys
         )

@@ -22,6 +22,8 @@ class Ticket:
         What is known of it, as in `Ledger.send`; the prompt's length may be an estimate.
     is_streamed : bool
         Whether its tokens are seen one by one.
+    name : str
+        How its client calls it, for logs.
     pinned_rank : int
         The rank that the client has asked for, or -1.
     on_placed : callable
@@ -38,6 +40,7 @@ class Ticket:
     prompt_hash: int = 0
     priority: int = 0
     is_streamed: bool = True
+    name: str = ""
     pinned_rank: int = -1
     on_placed: Callable[[Ticket], None] = _ignore
     number: int = field(default=-1, init=False)
