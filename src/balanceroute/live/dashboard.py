@@ -27,7 +27,9 @@ FILES = {
 INTERVAL_S = 0.2
 NUM_DECISIONS, NUM_HISTORY, HISTORY_EVERY = 12, 600, 5  # ten minutes, a point per second
 MAX_WATCHERS = 32  # pages that are open at the same time
-NO_OUTSIDE = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'"
+NO_OUTSIDE = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
+)
 HEADERS = {
     "Content-Security-Policy": f"{NO_OUTSIDE}; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from balanceroute.errors import LogError
 from balanceroute.kernels.ledger import ENTRY_ACCOUNT, REQUEST_EVENT, Int64Array, RecordArray
 from balanceroute.live.decision_file import CutShort, full_files, read_lines
 from balanceroute.live.decisions import (
+    BEFORE,
     FORMAT,
     GENERATED,
     KNOWN,
@@ -33,6 +35,13 @@ from balanceroute.live.decisions import (
 )
 from balanceroute.policies.base import Plan, Policy, follows_requests
 from balanceroute.policies.registry import make_policy
+
+BASE = ROW_COLUMNS.index("base_tokens")
+EVENT_COLUMNS = tuple(REQUEST_EVENT.fields or ())
+TOLD = ("kind", "handle", "generated_tokens", "has_completed")
+OWN = [EVENT_COLUMNS.index(name) for name in TOLD]
+KNOWN_OF_EVENT = [EVENT_COLUMNS.index(name) for name in KNOWN]
+KNOWN_OF_ROW = [ROW_COLUMNS.index(name) for name in KNOWN]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +111,12 @@ class Scene:
         self.is_immediate = line.get("immediate", self.is_immediate)
         self._change_pool(line)
         self._change_ranks(line)
-        before, self.rows = self.rows, _rows_after(self.rows, line)
-        events = _events(line, before, self.rows)
+        self.rows = _with_room(self.rows, line)
+        table, events = _table(self.rows), np.zeros(len(line.get("ev", ())), REQUEST_EVENT)
+        _tell(events, line, table, BEFORE)
+        _change_rows(table, line)
+        _tell(events, line, table, NOW)
+        _tell_whole(events, line)
         view, pool = self._view(line["t"], events), self.pool.view()
         plan = self.policy.plan(view, pool)
         # The policy's own copy: a pool's arrays change with the next line.
@@ -155,35 +168,50 @@ class Scene:
         )
 
 
-def _rows_after(rows: RecordArray, line: Line) -> RecordArray:
-    """Return the requests' rows with what a line says of them."""
+def _with_room(rows: RecordArray, line: Line) -> RecordArray:
+    """Return the rows, in an array as long as a line says."""
     num_rows = line.get("rows", len(rows))
-    after = np.zeros(num_rows, ENTRY_ACCOUNT)
-    after[: len(rows)] = rows
+    if num_rows == len(rows):
+        return rows
+    longer = np.zeros(num_rows, ENTRY_ACCOUNT)
+    longer[: len(rows)] = rows
+    return longer
+
+
+def _change_rows(table: NDArray[np.int64], line: Line) -> None:
     if "gr" in line:
         steps, growth = line["gr"]
-        after["base_tokens"][np.cumsum(steps)] += growth
+        table[np.cumsum(steps), BASE] += growth
     for handle, mask, *values in line.get("set", ()):
-        names = [name for place, name in enumerate(ROW_COLUMNS) if mask >> place & 1]
-        for name, value in zip(names, values, strict=True):
-            after[name][handle] = value
-    return after
+        table[handle, _places(mask)] = values
 
 
-def _events(line: Line, before: RecordArray, rows: RecordArray) -> RecordArray:
+def _table(records: RecordArray) -> NDArray[np.int64]:
+    """Return records of integers as a table, which is much faster to write."""
+    return records.view(np.int64).reshape(len(records), len(records.dtype.fields or ()))
+
+
+@functools.cache
+def _places(mask: int) -> list[int]:
+    return [place for place in range(len(ROW_COLUMNS)) if mask >> place & 1]
+
+
+def _tell(events: RecordArray, line: Line, rows: NDArray[np.int64], source: int) -> None:
+    """Fill in those events of which the rest is in the rows as they are at this point."""
     told = line.get("ev", ())
-    events = np.zeros(len(told), REQUEST_EVENT)
-    for event, (kind, handle, generated_tokens, has_completed, *rest) in zip(
-        events, told, strict=True
-    ):
-        event["kind"], event["handle"] = kind, handle
-        event["generated_tokens"], event["has_completed"] = generated_tokens, has_completed
-        if len(rest) == 1:
-            source = rows if rest[0] == NOW else before
-            rest = [source[name][handle] for name in KNOWN]
-        for name, value in zip(KNOWN, rest, strict=True):
-            event[name] = value
-    return events
+    places = [place for place, event in enumerate(told) if event[len(TOLD) :] == [source]]
+    if places:
+        own = np.array([told[place] for place in places], np.int64)
+        there = np.array(places)[:, None]
+        _table(events)[there, OWN] = own[:, : len(TOLD)]
+        _table(events)[there, KNOWN_OF_EVENT] = rows[own[:, 1:2], KNOWN_OF_ROW]
+
+
+def _tell_whole(events: RecordArray, line: Line) -> None:
+    """Fill in those events that stand for themselves."""
+    for place, event in enumerate(line.get("ev", ())):
+        if len(event) > len(TOLD) + 1:
+            _table(events)[place, OWN + KNOWN_OF_EVENT] = event
 
 
 def replayed(path: Path) -> Iterator[Replayed]:

@@ -7,6 +7,7 @@ const BASES = {
   costs: "estimated by stated costs", fit: "estimated by fitted costs",
   bound: "no more than this; costs are not known yet",
 };
+const SMOOTH_RANKS = 32; // beyond that, moving bars between updates would keep the thread busy
 const HISTORY = 600, TABLE_MS = 1000, SUMMARY_MS = 15000, RETRY_MS = [500, 1000, 2000, 5000];
 const view = {
   state: null, bars: [], history: [], isDue: false, tableMs: 0, summaryMs: -SUMMARY_MS,
@@ -28,6 +29,7 @@ function element(name, className, parent) {
 function makeBars(count) {
   const box = byId("ranks");
   box.replaceChildren();
+  box.classList.toggle("many", count > SMOOTH_RANKS);
   view.bars = Array.from({ length: count }, (_, rank) => {
     const row = element("div", "rank", box);
     element("span", "", row).textContent = String(rank);
