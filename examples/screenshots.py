@@ -20,7 +20,8 @@ LOOKS = [(1600, "light"), (1600, "dark"), (1000, "light"), (380, "light"), (380,
 
 async def pictures(url: str, out: Path, wait_s: float, preset: str) -> None:
     """Keep the group busy, and look at it in every width and theme."""
-    config = LoadConfig(url=url, pool=32, warmup_s=0.0, duration_s=600.0)
+    concurrency = NUM_RANKS * NUM_SLOTS + 32
+    config = LoadConfig(url=url, concurrency=concurrency, warmup_s=0.0, duration_s=600.0)
     workload, _ = read_requests(preset, config)
     stop = asyncio.Event()
     load = asyncio.create_task(replay(workload, config, stop=stop))

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from balanceroute.cluster.costs import StepCosts
 from balanceroute.live.app import Router, running_router
 from balanceroute.live.config import read_config
 from balanceroute.live.wire import PATHS
@@ -168,6 +169,8 @@ class Client:
 @contextlib.asynccontextmanager
 async def routing(*engines: FakeEngine, **settings: object) -> AsyncIterator[Client]:
     """Run a router in front of engines that run; every time is short unless it is given."""
+    costs = settings.pop("costs", None)
+    assert costs is None or isinstance(costs, StepCosts)
     flags: dict[str, object] = {
         "worker_urls": [engine.url for engine in engines],
         "policy": "fcfs",
@@ -178,7 +181,7 @@ async def routing(*engines: FakeEngine, **settings: object) -> AsyncIterator[Cli
         "retry_initial_backoff_secs": 0.01,
     }
     config = read_config(None, flags | settings)
-    async with running_router(config) as (router, port), aiohttp.ClientSession() as session:
+    async with running_router(config, costs) as (router, port), aiohttp.ClientSession() as session:
         yield Client(session, router, f"http://127.0.0.1:{port}")
 
 

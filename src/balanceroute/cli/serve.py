@@ -90,6 +90,9 @@ def serve(
     admin_port: Annotated[
         int | None, option("Where administrators change the router; else nowhere.")
     ] = None,
+    shadow: Annotated[
+        str | None, option("Policy of which to say what it would gain; needs --step-time, --slots.")
+    ] = None,
     decision_log: Annotated[
         str | None, option("File for every decision and why; `replay` reads it. Else none.")
     ] = None,

@@ -128,6 +128,9 @@ async def running_router(
         stack.push_async_callback(router.dashboard.stop)
         stack.push_async_callback(router.watch.stop)
         await router.watch.start()
+        if parts.shadow is not None:
+            stack.push_async_callback(parts.shadow.stop)
+            await parts.shadow.start()
         if config.admin_port is not None:
             pages = Admin(parts, reread, router.dashboard).app()
             admin = web.AppRunner(pages, access_log=None, shutdown_timeout=CLOSE_S)

@@ -106,6 +106,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Where they are made, on the same host; None: nowhere.
     allows_rank_header : bool
         Whether clients may choose a rank themselves.
+    shadow : str or None
+        Policy of which is said what it would have done; None: nothing is said.
     decision_log : str or None
         File for what the policy sees and says; None: nothing is written.
     decision_log_max_bytes, decision_log_files : int
@@ -159,6 +161,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     admin_token: str = ""
     admin_port: Port | None = None
     allows_rank_header: bool = False
+    shadow: str | None = None
     decision_log: str | None = None
     decision_log_max_bytes: Positive = 64 << 20
     decision_log_files: Annotated[int, Meta(ge=0)] = 0
@@ -244,6 +247,11 @@ def _check(config: ServeConfig) -> None:
         raise ConfigError(f"--tokenizer is not used with --count-by {config.count_by}; leave one")
     if config.admin_port is not None and not config.admin_token:
         raise ConfigError("--admin-port needs a token in BALANCEROUTE_ADMIN_TOKEN")
+    if config.shadow is not None and (config.step_time is None or config.slots is None):
+        raise ConfigError(
+            "--shadow needs --step-time and --slots, by which its steps are told; "
+            "`balanceroute doctor` fits the first"
+        )
     keys = [key for its in config.tenants.values() for key in its.keys] + list(config.api_keys)
     if len(set(keys)) < len(keys) or "" in keys:
         raise ConfigError("a key must not be empty, nor stand twice among tenants and api-keys")

@@ -118,6 +118,7 @@ class Dashboard:
         return {
             "version": __version__,
             "policy": parts.policy_now,
+            "shadow": parts.shadow.summary if parts.shadow is not None else "",
             "barrier": parts.config.barrier,
             "basis": parts.barrier.basis,
             "idle": self._history[-1] if self._history else None,

@@ -44,7 +44,7 @@ class DecisionLog:
             on_failure=on_failure,
         )
         recorder = Recorder(self._writer.write, group.name_of)
-        self.note_policy = recorder.note_policy
+        self.note_policy, self.note_shadow = recorder.note_policy, recorder.note_shadow
         group.plan_watchers.append(recorder.note_plan)
 
     def close(self) -> None:

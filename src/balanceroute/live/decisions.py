@@ -87,6 +87,11 @@ class Recorder:
         """Note who chooses from now on, with what chance."""
         self._write({"policy": spec, "seed": seed})
 
+    def note_shadow(self, spec: str, placed: list[tuple[int, int]]) -> None:
+        """Note where another policy would have sent requests, by their numbers."""
+        if placed:
+            self._write({"shadow": spec, "placed": placed})
+
     def note_plan(self, view: GroupView, pool: PoolView, plan: Plan) -> None:
         """Note a plan, before it is carried out."""
         line: Line = {"n": self._num_plans, "t": view.now_s}

@@ -48,6 +48,8 @@ class LiveGroup:
     on_step, on_rest : callable
         Who looks on: called with a rank, its steps and the time when its stream reveals some, and
         when nothing is in flight any more.
+    arrival_watchers, end_watchers : list of callable
+        Called with a request that is new here, and with one that leaves its rank or the pool.
     plan_watchers : list of callable
         Called with each view, pool and plan before it is carried out.
     """
@@ -82,6 +84,8 @@ class LiveGroup:
         self.disagreement_tokens = np.zeros(num_ranks, np.int64)
         self.on_step: Callable[[int, int, float], object] = _ignore_step
         self.on_rest: Callable[[], object] = bool
+        self.arrival_watchers: list[Callable[[Ticket], object]] = []
+        self.end_watchers: list[Callable[[Ticket], object]] = []
         self.plan_watchers: list[Callable[[GroupView, PoolView, Plan], object]] = []
 
     @property
@@ -158,6 +162,8 @@ class LiveGroup:
         if ticket.number < 0:  # else it comes again, and keeps its number and its age
             ticket.number, self._next_number = self._next_number, self._next_number + 1
             ticket.arrived_s = self._clock()
+            for watch in self.arrival_watchers:
+                watch(ticket)
 
     def leave(self, ticket: Ticket) -> bool:
         """Take a request out of the pool again; False if it is not there."""
@@ -165,6 +171,8 @@ class LiveGroup:
             return False
         position = np.flatnonzero(self._pool.view().ids == ticket.number)
         self._pool.take(position)
+        for watch in self.end_watchers:
+            watch(ticket)
         return True
 
     def send(self, ticket: Ticket, rank: int) -> None:
@@ -206,6 +214,8 @@ class LiveGroup:
 
     def close(self, ticket: Ticket, *, has_completed: bool) -> None:
         """Book that a request has ended or was given up."""
+        for watch in self.end_watchers:
+            watch(ticket)
         self.ledger.finish(ticket.handle, has_completed=has_completed)
         ticket.handle = NO_HANDLE
         if self.ledger.num_in_flight == 0:

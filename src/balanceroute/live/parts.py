@@ -27,6 +27,7 @@ from balanceroute.live.meters import Meters
 from balanceroute.live.planner import Planner
 from balanceroute.live.prefill import PrefillTier
 from balanceroute.live.prompts import PromptCounter
+from balanceroute.live.shadow import Shadow, shadow_of
 from balanceroute.live.tenants import weight_of
 from balanceroute.live.tokenizer import FileTokenizer
 from balanceroute.policies.base import Policy
@@ -35,6 +36,7 @@ from balanceroute.policies.registry import make_policy
 FALLBACK = "least_tokens"  # as the planner does
 FIRST_SLOTS = 256  # vLLM's usual --max-num-seqs, until a queue is seen
 FIXED = (
+    "shadow",
     "decision_log",
     "decision_log_max_bytes",
     "decision_log_files",
@@ -64,7 +66,7 @@ class Parts:
         The settings in force.
     addresses : list of RankAddress
         Of the ranks by number; one that is taken away keeps its number and stays drained.
-    group, queue, planner, health, meters, session, prefill, prompts, counting, barrier, decisions
+    group, queue, planner, health, meters, session, prefill, and the others
         See their classes.
     is_stopping : bool
         Whether requests are told to end.
@@ -85,6 +87,7 @@ class Parts:
     prompts: PromptCounter = field(default_factory=PromptCounter)
     counting: Counting = field(default_factory=NoCounting)
     decisions: DecisionLog | None = None
+    shadow: Shadow | None = None
     is_stopping: bool = False
     has_fallen_back: bool = False
 
@@ -132,6 +135,9 @@ class Parts:
             prefill=_prefill(config, session),
             barrier=Barrier(group, costs),
         )
+        parts.shadow = shadow_of(parts.config, group, costs, parts.note_shadow)
+        if parts.shadow is not None:
+            meters.show(parts.shadow)
         parts.decisions = open_log(config, group, costs, meters.log_failures.inc)
         group.on_step, group.on_rest = parts.barrier.step, parts.barrier.rest
         parts.counting = _counting(parts)
@@ -179,16 +185,25 @@ class Parts:
         config, self.has_fallen_back = self.config, False
         self.group.replace_policy(policy, is_immediate=_is_immediate(config))
         self.meters.show_policy(config.policy)
+        self._note_policy()
+
+    def _note_policy(self) -> None:
         if self.decisions is not None:
-            self.decisions.note_policy(config.policy, config.seed)
+            self.decisions.note_policy(self.policy_now, self.config.seed)
+        if self.shadow is not None:
+            self.shadow.follow(self.policy_now)
+
+    def note_shadow(self, spec: str, placed: list[tuple[int, int]]) -> None:
+        """Write down where another policy would have sent requests, if anything is written."""
+        if self.decisions is not None:
+            self.decisions.note_shadow(spec, placed)
 
     def note_failure(self) -> None:
         """Say that the policy has raised, and who chooses now."""
         self.has_fallen_back = True
         self.meters.policy_failures.inc()
         self.meters.show_policy(FALLBACK)
-        if self.decisions is not None:
-            self.decisions.note_policy(FALLBACK, self.config.seed)
+        self._note_policy()
 
     def open_ranks(self) -> None:
         """Let those ranks have requests that are fit for them."""

@@ -242,7 +242,7 @@ def replayed(path: Path) -> Iterator[Replayed]:
                 line = _line(each, number, raw)
                 if "policy" in line:
                     scene.set_policy(line["policy"], line["seed"])
-                else:
+                elif "shadow" not in line:
                     yield _replay(scene, line, f"{each}, line {number + 1}")
         except CutShort:
             if each == path or _begins_run(paths, path, each):

@@ -105,10 +105,11 @@ function drawHistory() {
   pen.strokeStyle = style.getPropertyValue("--load");
   pen.lineWidth = 1.5;
   pen.beginPath();
+  const span = Math.max(60, view.history.length);
   let isDown = false;
   view.history.forEach((value, place) => {
     if (value === null) { isDown = false; return; }
-    const x = width * (place + HISTORY - view.history.length) / (HISTORY - 1);
+    const x = width * (place + span - view.history.length) / (span - 1);
     if (isDown) pen.lineTo(x, y(value)); else pen.moveTo(x, y(value));
     isDown = true;
   });
