@@ -15,6 +15,7 @@ from balanceroute import __version__
 from balanceroute.cli import (
     afd,
     calibrate,
+    doctor,
     emulate,
     load,
     policies,
@@ -39,6 +40,7 @@ app.command("serve")(serve.serve)
 app.command("emulate")(emulate.emulate)
 app.command("load")(load.load)
 app.command("calibrate")(calibrate.calibrate)
+app.command("doctor")(doctor.doctor)
 app.command("replay")(replay.replay)
 app.command("policies")(policies.policies)
 app.add_typer(trace.app, name="trace")

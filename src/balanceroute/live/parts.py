@@ -68,10 +68,8 @@ class Parts:
         Of the ranks by number; one that is taken away keeps its number and stays drained.
     group, queue, planner, health, meters, session, prefill, and the others
         See their classes.
-    is_stopping : bool
-        Whether requests are told to end.
-    has_fallen_back : bool
-        Whether the policy has raised, and another chooses in its place until settings are reread.
+    is_stopping, has_fallen_back : bool
+        Whether requests are told to end; whether the policy has raised, and another chooses.
     """
 
     config: ServeConfig
