@@ -139,6 +139,7 @@ def measured(scale: Scale, scenario: Scenario, rule: str, log: IO[bytes]) -> Mea
             where = ["--worker-urls", engine, "--intra-node-data-parallel-size", str(NUM_RANKS)]
             limits = ["--slots", str(NUM_SLOTS), "--port", "0", "--log-level", "warning"]
             url = stack.enter_context(command(["serve", *where, *limits, *scenario.flags], log))
+            Console(stderr=True).print(f"watch it: {url}/dashboard", highlight=False)
         config = LoadConfig(
             url=url,
             steps_url=engine,

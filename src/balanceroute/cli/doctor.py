@@ -45,8 +45,9 @@ def doctor(
         ) from error
     import msgspec
 
-    from balanceroute.doctor.diagnosis import diagnose, diagnose_trace
+    from balanceroute.doctor.diagnosis import diagnose
     from balanceroute.doctor.samples import take_samples
+    from balanceroute.doctor.traces import diagnose_trace
     from balanceroute.sim.config import SimConfig, StepTime
     from balanceroute.workload import load
 
