@@ -35,6 +35,7 @@ from balanceroute.policies.registry import make_policy
 
 FALLBACK = "least_tokens"  # as the planner does
 FIRST_SLOTS = 256  # vLLM's usual --max-num-seqs, until a queue is seen
+OF_POLICY = ("policy", "seed", "binding")
 FIXED = (
     "shadow",
     "decision_log",
@@ -234,11 +235,7 @@ class Parts:
                     "start it anew"
                 )
         policy = _policy(config)
-        is_other = (config.policy, config.seed, config.binding) != (
-            self.config.policy,
-            self.config.seed,
-            self.config.binding,
-        )
+        is_other = any(getattr(config, name) != getattr(self.config, name) for name in OF_POLICY)
         before, self.config = self.config, config
         if is_other or self.has_fallen_back:
             self._put_in_charge(policy)
