@@ -1,6 +1,6 @@
 """Take pictures of the live page, of an emulated group under load; run from the repository's root.
 
-``.venv/bin/python -m examples.screenshots --out docs/_build/pictures`` needs Chromium.
+``.venv/bin/python -m bench.screenshots --out docs/_build/pictures`` needs Chromium.
 """
 
 from __future__ import annotations
