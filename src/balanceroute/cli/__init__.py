@@ -17,6 +17,7 @@ from balanceroute.cli import (
     calibrate,
     doctor,
     emulate,
+    epp,
     load,
     policies,
     predict,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.command("simulate")(simulate.simulate)
 app.command("serve")(serve.serve)
+app.command("epp")(epp.epp)
 app.command("emulate")(emulate.emulate)
 app.command("load")(load.load)
 app.command("calibrate")(calibrate.calibrate)

@@ -96,6 +96,10 @@ def serve(
     decision_log: Annotated[
         str | None, option("File for every decision and why; `replay` reads it. Else none.")
     ] = None,
+    decisions: Annotated[
+        bool | None, option("Also choose ranks for gateways that carry requests themselves.")
+    ] = None,
+    grpc_port: Annotated[int | None, option("Where they may ask over gRPC; else nowhere.")] = None,
     log_level: Annotated[str, option("debug, info, warning or error.")] = "info",
     log_format: Annotated[str, option("text, or json: an object per line.")] = "text",
 ) -> None:
@@ -118,7 +122,7 @@ def serve(
     reread = partial(read_config, config, flags)
     settings = reread()
     set_up_logging(log_level, log_format)
-    serving = _serve(settings, reread if config is not None else None)
+    serving = serve_until_told(settings, reread if config is not None else None)
     if sys.platform == "win32":
         asyncio.run(serving)
         return
@@ -145,9 +149,26 @@ def _costs(settings: ServeConfig) -> StepCosts | None:
     ).costs
 
 
-async def _serve(settings: ServeConfig, reread: Callable[[], ServeConfig] | None) -> None:
-    """Serve until a signal asks to stop; streams that have begun are brought to their end."""
+async def serve_until_told(
+    settings: ServeConfig,
+    reread: Callable[[], ServeConfig] | None,
+    *,
+    is_picker: bool = False,
+    followed: Path | None = None,
+) -> None:
+    """Serve until a signal asks to stop; streams that have begun are brought to their end.
+
+    Parameters
+    ----------
+    settings, reread
+        The settings, and how they are read again.
+    is_picker : bool
+        Whether Envoy may ask over gRPC.
+    followed : Path or None
+        A file that is read again whenever it has changed.
+    """
     from balanceroute.live.app import running_router
+    from balanceroute.live.settings_file import follow
     from balanceroute.live.warm import warm
 
     costs, stop, loop = _costs(settings), asyncio.Event(), asyncio.get_running_loop()
@@ -157,15 +178,21 @@ async def _serve(settings: ServeConfig, reread: Callable[[], ServeConfig] | None
         f"balanceroute: making {settings.policy} ready; a fresh installation compiles", err=True
     )
     warm(settings.policy, num_ranks=len(settings.addresses), costs=costs)
-    async with running_router(settings, costs, reread) as (router, port):
+    async with running_router(settings, costs, reread, is_picker=is_picker) as (router, port):
         if reread is not None and hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, _reload, router, reread)
+        grpc = f"grpc://{settings.host}:{router.grpc_port} and " if router.grpc_port else ""
         typer.echo(
             f"balanceroute: {settings.policy} in front of {router.group.num_ranks} ranks "
-            f"on http://{settings.host}:{port}"
+            f"on {grpc}http://{settings.host}:{port}"
         )
         sys.stdout.flush()
+        if followed is None or reread is None:
+            await stop.wait()
+            return
+        following = asyncio.create_task(follow(followed, partial(_reload, router, reread)))
         await stop.wait()
+        following.cancel()
 
 
 def _reload(router: Router, reread: Callable[[], ServeConfig]) -> None:

@@ -15,10 +15,13 @@ from balanceroute.live.answers import Refusal, json_response
 from balanceroute.live.clients import BODY, SLOW_BODY, ClientServer
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.dashboard import EVENTS_PATH, FILES, Dashboard, show_file
+from balanceroute.live.decision_api.faces import http_paths
+from balanceroute.live.decision_api.reservations import Reservations
 from balanceroute.live.endings import refusal_of
 from balanceroute.live.parts import Parts
 from balanceroute.live.passing import PassThrough
 from balanceroute.live.proxy import Proxy
+from balanceroute.live.services import serving_grpc
 from balanceroute.live.tenants import check_key
 from balanceroute.live.upstream import open_session
 from balanceroute.live.watch import Watch
@@ -47,7 +50,11 @@ class Router:
         self._paths.update({("GET", path): show_file for path in FILES})
         self._paths["GET", EVENTS_PATH] = self.dashboard.events
         self._paths.update({("POST", path): proxy.generate for path in PATHS})
+        self.reservations = Reservations(parts)
+        if parts.config.decisions:
+            self._paths.update(http_paths(self.reservations, parts))
         self._pass_through = PassThrough(parts).answer
+        self.grpc_port: int | None = None  # once it is served
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request."""
@@ -102,6 +109,8 @@ async def running_router(
     config: ServeConfig,
     costs: StepCosts | None = None,
     reread: Callable[[], ServeConfig] | None = None,
+    *,
+    is_picker: bool = False,
 ) -> AsyncIterator[tuple[Router, int]]:
     """Run a router, and give it with the port that it listens on.
 
@@ -111,6 +120,8 @@ async def running_router(
         The settings, and what a step costs if that is known.
     reread : callable or None
         Returns the settings as they are written now, for a reload.
+    is_picker : bool
+        Whether Envoy may ask over gRPC which rank a request of its own should go to.
 
     Raises
     ------
@@ -126,6 +137,7 @@ async def running_router(
             stack.callback(parts.decisions.close)
         router = Router(parts)
         stack.push_async_callback(router.dashboard.stop)
+        stack.callback(router.reservations.stop)
         stack.push_async_callback(router.watch.stop)
         await router.watch.start()
         if parts.shadow is not None:
@@ -135,6 +147,10 @@ async def running_router(
             pages = Admin(parts, reread, router.dashboard).app()
             admin = web.AppRunner(pages, access_log=None, shutdown_timeout=CLOSE_S)
             await _listen(stack, admin, config.host, config.admin_port)
+        if config.grpc_port is not None:
+            router.grpc_port = await stack.enter_async_context(
+                serving_grpc(parts, router.reservations, is_picker=is_picker)
+            )
         server = ClientServer(router.handle, parts)
         runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
         port = await _listen(stack, runner, config.host, config.port)

@@ -112,6 +112,12 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         File for what the policy sees and says; None: nothing is written.
     decision_log_max_bytes, decision_log_files : int
         Size of a file, compressed, and how many full ones are kept; 0: all.
+    decisions : bool
+        Whether gateways that carry requests themselves may ask for ranks.
+    decision_lease_secs : float
+        How long a rank is held for such a request of which nothing is heard.
+    grpc_port : int or None
+        Where gRPC is served, on the same host; None: nowhere.
     """
 
     worker_urls: tuple[str, ...]
@@ -165,6 +171,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     decision_log: str | None = None
     decision_log_max_bytes: Positive = 64 << 20
     decision_log_files: Annotated[int, Meta(ge=0)] = 0
+    decisions: bool = False
+    decision_lease_secs: Seconds = 60.0
+    grpc_port: Port | None = None
 
     @property
     def addresses(self) -> list[RankAddress]:
@@ -188,8 +197,17 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return bool(self.tenants) or self.tenant_header is not None
 
 
-def read_config(path: Path | None, flags: Mapping[str, Any]) -> ServeConfig:
+def read_config(
+    path: Path | None, flags: Mapping[str, Any], *, is_picker: bool = False
+) -> ServeConfig:
     """Return what a YAML file says, if there is one, and flags, which go before it.
+
+    Parameters
+    ----------
+    path, flags
+        Of the file, and the flags that were given.
+    is_picker : bool
+        Whether it is for `epp`, which always serves gRPC.
 
     Raises
     ------
@@ -212,7 +230,7 @@ def read_config(path: Path | None, flags: Mapping[str, Any]) -> ServeConfig:
         config = msgspec.convert(settings, ServeConfig, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{owner}: {error}") from error
-    _check(config)
+    _check(config, is_picker=is_picker)
     return config
 
 
@@ -229,7 +247,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in settings.items()}
 
 
-def _check(config: ServeConfig) -> None:
+def _check(config: ServeConfig, *, is_picker: bool) -> None:
     if not config.worker_urls:
         raise ConfigError("--worker-urls must name at least one rank, as http://127.0.0.1:8000")
     for name in ("request_timeout_secs", "queue_timeout_secs", "step_time"):
@@ -252,6 +270,8 @@ def _check(config: ServeConfig) -> None:
             "--shadow needs --step-time and --slots, by which its steps are told; "
             "`balanceroute doctor` fits the first"
         )
+    if config.grpc_port is not None and not config.decisions and not is_picker:
+        raise ConfigError("--grpc-port serves decisions; give --decisions, too")
     keys = [key for its in config.tenants.values() for key in its.keys] + list(config.api_keys)
     if len(set(keys)) < len(keys) or "" in keys:
         raise ConfigError("a key must not be empty, nor stand twice among tenants and api-keys")

@@ -54,6 +54,8 @@ FIXED = (
     "tokenizer",
     "count_by",
     "tokenize_timeout_secs",
+    "decisions",
+    "grpc_port",
 )
 
 

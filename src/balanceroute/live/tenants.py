@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 
 from aiohttp import web
+from multidict import MultiMapping
 
 from balanceroute.live.answers import Refusal
 from balanceroute.live.config import ServeConfig
@@ -12,25 +13,35 @@ from balanceroute.live.config import ServeConfig
 
 def check_key(request: web.BaseRequest, config: ServeConfig) -> None:
     """Refuse a request with 401 that shows none of the keys that are asked for."""
+    check_authorization(request.headers.get("Authorization", ""), config)
+
+
+def check_authorization(authorization: str, config: ServeConfig) -> None:
+    """Refuse with 401 who shows none of the keys that are asked for."""
     if config.asks_for_keys:
-        _known_key(request, config.tenant_of_key)
+        _known_key(authorization, config.tenant_of_key)
 
 
 def tenant_of(request: web.BaseRequest, config: ServeConfig) -> str | None:
     """Return whose a request is that has shown its key; None if that does not matter."""
+    return tenant_of_headers(request.headers, config)
+
+
+def tenant_of_headers(headers: MultiMapping[str], config: ServeConfig) -> str | None:
+    """Return the same by the headers of a request."""
     if not config.has_tenants:
         return None
     tenant = ""
     if config.asks_for_keys:
         keys = config.tenant_of_key
-        tenant = keys[_known_key(request, keys)]
+        tenant = keys[_known_key(headers.get("Authorization", ""), keys)]
     if config.tenant_header is not None and not tenant:
-        tenant = request.headers.get(config.tenant_header, "")
+        tenant = headers.get(config.tenant_header, "")
     return tenant
 
 
-def _known_key(request: web.BaseRequest, keys: dict[str, str]) -> str:
-    scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+def _known_key(authorization: str, keys: dict[str, str]) -> str:
+    scheme, _, text = authorization.partition(" ")
     shown = text.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
     # All are compared, so that the time taken tells nothing.
     matches = [key for key in keys if hmac.compare_digest(shown, key.encode())]

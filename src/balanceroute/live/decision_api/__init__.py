@@ -1,0 +1,1 @@
+"""Decisions for gateways that carry the requests themselves."""

@@ -1,0 +1,83 @@
+"""A gRPC server: its methods, start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+
+from balanceroute.errors import ConfigError
+from balanceroute.live.answers import Refusal
+from balanceroute.live.rpc.calls import Call, Listener, Opening
+from balanceroute.live.rpc.connection import Connection
+from balanceroute.live.rpc.frames import Status
+from balanceroute.live.rpc.methods import Open, end_refused
+
+BACKLOG = 1024
+
+
+class RpcServer:
+    """Serves methods by their paths.
+
+    Parameters
+    ----------
+    methods : dict
+        What opens a call, by ``/package.Service/Method``.
+    max_message_bytes : int
+        The longest message that is taken.
+    """
+
+    def __init__(self, methods: dict[str, Open], *, max_message_bytes: int) -> None:
+        self._methods, self.max_message_bytes = methods, max_message_bytes
+        self.connections: set[Connection] = set()
+
+    def open(self, call: Call, opening: Opening) -> Listener | None:
+        """Return who gets the messages of a call; None if it has been ended already."""
+        method = self._methods.get(opening.path)
+        if method is None or not opening.content_type.startswith("application/grpc"):
+            call.end(Status.UNIMPLEMENTED, f"there is no method {opening.path}")
+            return None
+        try:
+            return method(call, opening)
+        except Refusal as refusal:
+            end_refused(call, refusal)
+            return None
+
+    async def stop(self, timeout_s: float) -> None:
+        """Let what runs come to its end, and close the connections."""
+        for connection in list(self.connections):
+            connection.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self.connections:
+                    await asyncio.sleep(0.01)
+        for connection in list(self.connections):
+            connection.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    server: RpcServer, host: str, port: int, *, shutdown_s: Callable[[], float]
+) -> AsyncIterator[int]:
+    """Serve on a port for the time of the context, and give the port.
+
+    Raises
+    ------
+    ConfigError
+        If the port is taken.
+    """
+    loop = asyncio.get_running_loop()
+    try:
+        listener = await loop.create_server(
+            partial(Connection, server), host, port, backlog=BACKLOG
+        )
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --grpc-port"
+        ) from error
+    try:
+        yield int(listener.sockets[0].getsockname()[1])
+    finally:
+        listener.close()
+        await server.stop(shutdown_s())
