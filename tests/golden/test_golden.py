@@ -24,7 +24,8 @@ from balanceroute.types import Workload
 
 FOLDER = Path(__file__).parent
 SPECS = (
-    *BUILT_IN,
+    # Which of several optimal plans bf_io finds is for the solver to say, and its versions differ.
+    *(name for name in BUILT_IN if name != "bf_io"),
     "smg_least_load,window_s=0.1",  # measures throughput within the run
     "br_0,select_by=margin",
     "br_0,r_max=8,s_greedy=0",

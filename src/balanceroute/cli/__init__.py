@@ -18,12 +18,14 @@ from balanceroute.cli import (
     doctor,
     emulate,
     epp,
+    gap,
     load,
     policies,
     predict,
     replay,
     serve,
     simulate,
+    study,
     trace,
 )
 from balanceroute.cli.output import abandon_stdout
@@ -44,6 +46,8 @@ app.command("load")(load.load)
 app.command("calibrate")(calibrate.calibrate)
 app.command("doctor")(doctor.doctor)
 app.command("replay")(replay.replay)
+app.command("gap")(gap.gap)
+app.command("study")(study.study)
 app.command("policies")(policies.policies)
 app.add_typer(trace.app, name="trace")
 app.add_typer(predict.app, name="predict")

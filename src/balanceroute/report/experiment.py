@@ -127,6 +127,11 @@ class Experiment:
         ]
         return msgspec.structs.replace(simulated, measured=tuple(measured)), digests
 
+    def requests(self, seed: int) -> tuple[Workload | None, Workload]:
+        """Return the source, None for a preset, and the requests of one seed, for a run apart."""
+        source = self._load(lambda _done: None)
+        return source, self._requests(source, seed)
+
     def _check_arrivals(self) -> None:
         for name, value in (("rate", self.rate_per_s), ("rate-scale", self.rate_scale)):
             if value is not None and not (math.isfinite(value) and value > 0):

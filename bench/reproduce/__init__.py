@@ -1,0 +1,1 @@
+"""Published figures beside ours: what ``make reproduce`` runs and writes."""

@@ -1,0 +1,73 @@
+"""Measure the published figures anew and write docs/reproduction.md: ``make reproduce``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from bench.machine import describe_machine  # noqa: E402  (the path has to come first)
+from bench.reproduce import authors, sections, speed  # noqa: E402
+from bench.reproduce.page import write_page  # noqa: E402
+
+OUT = ROOT / "bench" / "out" / "reproduce"
+
+
+def measures(checkout: Path | None) -> dict[str, Callable[[], object]]:
+    """Return what can be measured, by the name of its section."""
+    found: dict[str, Callable[[], object]] = {
+        "burstgpt": sections.measure_burstgpt,
+        "growth": sections.measure_growth,
+        "production": partial(sections.measure_production, "br-production"),
+        "azure": partial(sections.measure_production, "br-azure", loads=(0.95,)),
+        "gap": sections.measure_gap,
+        "speed": speed.measure_speed,
+    }
+    if checkout is not None:
+        found["authors"] = partial(authors.compare, checkout)
+        found["full_size"] = partial(
+            authors.compare,
+            checkout,
+            num_requests=100_000,
+            pool=64,
+            counterparts=authors.AT_FULL_SIZE,
+        )
+        found["longbench"] = partial(sections.measure_longbench, checkout)
+    return found
+
+
+def main() -> None:
+    """Measure, keep each section's figures in bench/out/reproduce, and write the page from them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--authors", type=Path, help="a checkout of [B]'s simulator; else left out")
+    parser.add_argument("--sections", nargs="*", help="measure only these; others as kept")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reproduction.md")
+    given = parser.parse_args()
+    known = measures(given.authors)
+    wanted = list(known) if given.sections is None else given.sections
+    for name in wanted:
+        if name not in known:
+            parser.error(f"no section {name!r}; known: {', '.join(known)} (some need --authors)")
+        began_s = time.perf_counter()
+        document = {"figures": known[name](), "machine": describe_machine()}
+        OUT.mkdir(parents=True, exist_ok=True)
+        (OUT / f"{name}.json").write_text(json.dumps(document, indent=2), encoding="utf-8")
+        print(f"{name}: {time.perf_counter() - began_s:.0f} s", flush=True)
+    kept: dict[str, Any] = {
+        path.stem: json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted(OUT.glob("*.json"))
+    }
+    write_page(kept, given.out)
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Plan time against ranks, waiting requests, running requests and horizon, with a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from balanceroute.report.experiment import Experiment
+from balanceroute.sim.config import SimConfig, StepTime
+from bench.machine import TRACES
+from bench.reproduce.runs import run
+
+Document = dict[str, object]
+TRACE = "azure2023_conv"
+# Ranks, waiting per rank, slots.
+SIZES = (
+    (4, 4, 72),
+    (16, 4, 72),
+    (64, 4, 72),
+    (256, 4, 72),
+    (16, 1, 72),
+    (16, 16, 72),
+    (16, 64, 72),
+    (64, 16, 72),
+    (16, 4, 18),
+    (16, 4, 288),
+)
+HORIZONS = (0, 20, 80)
+POLICIES = ("br_0", "br_0,select_by=margin", "br_auto")
+PLANS_PER_RUN = 150
+
+
+def measure_speed() -> list[Document]:
+    """Return the median time of a plan of each policy and size."""
+    rows: list[Document] = []
+    for num_ranks, per_rank, num_slots in SIZES:
+        pool = per_rank * num_ranks
+        config = SimConfig(
+            step_time=StepTime.parse("paper", num_slots=num_slots),
+            num_ranks=num_ranks,
+            num_slots=num_slots,
+            pool_size=pool,
+            warmup_steps=10,
+        )
+        # A rank of 72 slots is refilled every third step on this trace.
+        num_requests = pool + num_ranks * num_slots * PLANS_PER_RUN // 200
+        experiment = Experiment(
+            source=str(TRACES / f"{TRACE}.csv.gz"),
+            config=config,
+            policies=POLICIES,
+            num_requests=num_requests,
+        )
+        _, workload = experiment.requests(0)
+        specs = [(spec, 0) for spec in POLICIES]
+        specs += [(f"br_h,horizon={horizon}", horizon) for horizon in HORIZONS]
+        for spec, horizon in specs:
+            figures = run(spec, workload, config)
+            rows.append(
+                {
+                    "policy": spec.partition(",horizon")[0],
+                    "ranks": num_ranks,
+                    "waiting": pool,
+                    "active": num_ranks * num_slots,
+                    "horizon": horizon,
+                    "plan_us": figures["plan_us"],
+                }
+            )
+    return rows
+
+
+def fit(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Fit ``log t = log t0 + a log G + b log waiting + c log active + d log(1 + H)``.
+
+    Returns
+    -------
+    dict
+        The exponents of what varies, t0 in microseconds, and the largest factor by which the fit
+        is off a row.
+    """
+    columns = {
+        "ranks": [np.log(row["ranks"]) for row in rows],
+        "waiting": [np.log(row["waiting"]) for row in rows],
+        "active": [np.log(row["active"]) for row in rows],
+        "horizon": [np.log1p(row["horizon"]) for row in rows],
+    }
+    used = {name: values for name, values in columns.items() if len(set(values)) > 1}
+    design = np.column_stack([np.ones(len(rows)), *used.values()])
+    times = np.log([row["plan_us"] for row in rows])
+    solution, *_ = np.linalg.lstsq(design, times, rcond=None)
+    off = float(np.exp(np.abs(design @ solution - times).max()))
+    exponents = dict(zip(used, solution[1:].tolist(), strict=True))
+    return {"t0_us": float(np.exp(solution[0])), **exponents, "largest_factor_off": off}

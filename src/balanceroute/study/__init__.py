@@ -1,0 +1,1 @@
+"""Studies over many runs: sensitivity to each setting, and the distance to the step optimum."""
