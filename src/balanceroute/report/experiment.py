@@ -130,7 +130,7 @@ class Experiment:
     def requests(self, seed: int) -> tuple[Workload | None, Workload]:
         """Return the source, None for a preset, and the requests of one seed, for a run apart."""
         source = self._load(lambda _done: None)
-        return source, self._requests(source, seed)
+        return source, self._timed(self._drawn(source, seed), seed, self.rate_scale)
 
     def _check_arrivals(self) -> None:
         for name, value in (("rate", self.rate_per_s), ("rate-scale", self.rate_scale)):

@@ -15,8 +15,9 @@ from balanceroute.metrics.compare import spread_of
 from balanceroute.policies.bf_io import BfIo
 from balanceroute.policies.registry import make_policy
 from balanceroute.report.experiment import Experiment
-from balanceroute.report.result import GroupInfo, WorkloadInfo
-from balanceroute.report.runs import POLICY_STREAM, group_info, workload_info
+from balanceroute.report.result import GroupInfo
+from balanceroute.report.runs import POLICY_STREAM, group_info
+from balanceroute.report.workload import WorkloadInfo, workload_info
 from balanceroute.sim.config import SimConfig
 from balanceroute.sim.run import simulate
 from balanceroute.sim.warm import warm
@@ -117,7 +118,7 @@ def measure_gaps(
     info: WorkloadInfo | None = None
     for seed in range(experiment.seed, experiment.seed + experiment.num_repeats):
         source, workload = experiment.requests(seed)
-        info = info or workload_info(source, workload)
+        info = info or workload_info(workload, None if source is None else source.num_requests)
         for spec in experiment.policies:
             say(f"compiling {spec}", 0.0)
             warm(spec, experiment.config)
