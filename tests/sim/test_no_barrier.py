@@ -65,8 +65,12 @@ def test_one_rank_needs_no_barrier(workload: Workload, group: dict[str, Any], po
     )
 
 
+# These queue what comes at the same time by size, or as a solver's plan has it.
+NOT_BY_AGE = ("trtllm_adp", "bf_io")
+
+
 @examples(80)
-@given(workloads(), groups(), st.sampled_from(POLICIES))
+@given(workloads(), groups(), st.sampled_from([p for p in POLICIES if p not in NOT_BY_AGE]))
 def test_each_rank_is_a_group_of_its_own(
     workload: Workload, group: dict[str, Any], policy: str
 ) -> None:
