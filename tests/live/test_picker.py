@@ -14,6 +14,7 @@ from balanceroute.live.addresses import RankAddress
 from balanceroute.live.app import running_router
 from balanceroute.live.config import read_config
 from balanceroute.live.picker.endpoints import endpoint_of
+from balanceroute.live.warm import warm
 from tests.live.fake_engine import DONE, Client, FakeEngine, chunk, run, serving, until
 
 grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
@@ -49,6 +50,12 @@ class Gateway:
         await call.write(asked(headers=headers))
         await call.write(pb.ProcessingRequest(request_body={"body": body, "end_of_stream": True}))
         return call, await call.read()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled() -> None:
+    """Let no request here wait for a compiler, as `epp` does."""
+    warm("br_0", num_ranks=2, costs=None)
 
 
 def asked(
@@ -283,7 +290,7 @@ def test_waiting_in_the_pool() -> None:
     """No answer comes until a slot is free; whose client goes leaves; 408 in the end."""
 
     async def test() -> None:
-        async with picking(num_engines=1, slots=1, queue_timeout_secs=0.5) as its:
+        async with picking(num_engines=1, slots=1, queue_timeout_secs=2.0) as its:
             group = its.client.router.group
             held, _ = await its.pick()
             late = asyncio.create_task(its.pick())
