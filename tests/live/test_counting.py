@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -104,15 +103,16 @@ def test_a_tokenizer_of_another_model_is_doubted(caplog: pytest.LogCaptureFixtur
 
 
 class SlowTokenizer:
-    """Counts one token, after a while."""
+    """Counts one token, once it is told to go on."""
 
     def __init__(self) -> None:
         self.threads: set[str] = set()
+        self.go_on = threading.Event()
 
     def count(self, texts: Sequence[str], *, is_chat: bool) -> int:
-        """Take a fifth of a second."""
+        """Wait for the event loop; were it held up, that would be until the time is over."""
         self.threads.add(threading.current_thread().name)
-        time.sleep(0.2)
+        assert self.go_on.wait(timeout=5.0)
         return 1
 
 
@@ -126,12 +126,10 @@ def test_long_texts_do_not_hold_up_others() -> None:
         counted = asyncio.create_task(
             counting.count(COMPLETIONS, data, read_request(COMPLETIONS, data))
         )
-        num_turns = 0
-        while not counted.done():
-            await asyncio.sleep(0.005)
-            num_turns += 1
-        assert num_turns > 10
-        assert 1 == counted.result().text_tokens
+        await until(lambda: len(tokenizer.threads) > 0)
+        assert not counted.done()
+        tokenizer.go_on.set()
+        assert 1 == (await counted).text_tokens
         assert tokenizer.threads == {"tokenize_0"}
         counting.stop()
 

@@ -201,7 +201,7 @@ def test_killed_with_two_processes_it_goes_on(tmp_path: Path) -> None:
     while time.monotonic() < deadline_s and killed.poll() is None:
         if results.exists() and results.read_bytes().count(b"\n") >= 2:
             break
-        time.sleep(0.02)
+        time.sleep(0.02)  # another process writes the file, and tells nobody when
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     num_before = results.read_bytes().count(b"\n")

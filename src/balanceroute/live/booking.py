@@ -1,4 +1,4 @@
-"""A ticket's way through pool and ledger, for those that do not carry the request themselves."""
+"""A ticket's way through pool and ledger, whoever carries the request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from balanceroute.live.wire import RequestFacts
 
 
 class Booking:
-    """Books requests of which somebody else tells how far they have got.
+    """Books requests as they come, wait, run and end.
 
     Parameters
     ----------
@@ -63,14 +63,21 @@ class Booking:
         if num_tokens > 0 and is_running and self._group.grow(ticket, num_tokens) > 0:
             self._planner.free()
 
-    def complete(self, ticket: Ticket, usage: Usage | None, facts: RequestFacts) -> None:
-        """Book that a request has come to its end, and what it has come to."""
+    def complete(
+        self,
+        ticket: Ticket,
+        usage: Usage | None,
+        facts: RequestFacts,
+        *,
+        has_completed: bool = True,
+    ) -> None:
+        """Book that a request has come to its end, its own or not, and what it has come to."""
         if ticket.handle == NO_HANDLE:
             return
         self._parts.health.succeed(ticket.rank)
         if usage is not None:
             self.correct(ticket, usage, facts)
-        self._close(ticket, has_completed=True)
+        self._close(ticket, has_completed=has_completed)
 
     def correct(self, ticket: Ticket, usage: Usage, facts: RequestFacts) -> None:
         """Book what the engine says that a request has come to, and learn from it."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from functools import partial
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
 from balanceroute.live.answers import Refusal
+from balanceroute.live.booking import Booking
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
 from balanceroute.live.clients import read_body
 from balanceroute.live.endings import refusal_of
@@ -19,7 +19,7 @@ from balanceroute.live.events import EVENT_STREAM, WholeEvents, error_event
 from balanceroute.live.parts import Parts
 from balanceroute.live.tenants import tenant_of
 from balanceroute.live.ticket import NO_HANDLE, Ticket
-from balanceroute.live.tokens import EventRate, TokenMeter, Usage, read_usage
+from balanceroute.live.tokens import EventRate, TokenMeter, read_usage
 from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
 from balanceroute.live.wire import BadBody, read_request
 
@@ -33,7 +33,7 @@ class Proxy:
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._addresses = parts, parts.addresses
-        self._group, self._planner, self._queue = parts.group, parts.planner, parts.queue
+        self._group, self._booking = parts.group, Booking(parts)
         self._rate = EventRate()
         self._instance, self._numbers = secrets.token_hex(4), itertools.count()
 
@@ -45,9 +45,9 @@ class Proxy:
         except BadBody as error:
             raise Refusal(400, f"the body is not a JSON object: {error}", "bad_body") from error
         tenant = tenant_of(request, self._parts.config)
-        self._expect_room(tenant)
+        self._booking.expect_room(tenant)
         facts = await self._parts.counting.count(request.path, body, facts)
-        self._expect_room(tenant)  # others may have come meanwhile
+        self._booking.expect_room(tenant)  # others may have come meanwhile
         request_id = request_id_of(request) or f"br-{self._instance}-{next(self._numbers):x}"
         ticket = Ticket(
             prompt_tokens=self._parts.prompts.count(facts),
@@ -83,12 +83,7 @@ class Proxy:
                 raise
             return await self._break_off(call, refusal, error)
         finally:
-            self._settle(ticket)
-
-    def _expect_room(self, tenant: str | None) -> None:
-        if not any(self._parts.health.is_open):
-            raise Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
-        self._parts.expect_room(tenant)
+            self._booking.settle(ticket)
 
     async def _serve(self, call: Call) -> web.StreamResponse:
         backoff_s = self._parts.config.retry_initial_backoff_secs
@@ -99,7 +94,7 @@ class Proxy:
             answer = await self._send(call, is_last=is_last)
             if answer is not None:
                 return answer
-            self._settle(call.ticket)
+            self._booking.settle(call.ticket)
             self._parts.meters.retries.inc()
             await asyncio.sleep(backoff_s)
             backoff_s = min(BACKOFF_FACTOR * backoff_s, self._parts.config.retry_max_backoff_secs)
@@ -125,17 +120,7 @@ class Proxy:
         if ticket.pinned_rank >= 0:
             self._group.enter_pinned(ticket)
             return
-        placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        ticket.on_placed = partial(_note_placed, placed)
-        self._queue.enter(ticket, tenant)
-        self._planner.arrive()
-        limit_s = self._parts.config.queue_timeout_secs
-        overdue = asyncio.get_running_loop().call_later(limit_s, _note_overdue, placed, limit_s)
-        try:
-            await placed
-        finally:
-            overdue.cancel()
-        self._parts.meters.wait.observe(ticket.sent_s - ticket.arrived_s)
+        await self._booking.place(ticket, tenant, self._parts.config.queue_timeout_secs)
 
     async def _send(self, call: Call, *, is_last: bool) -> web.StreamResponse | None:
         """Send the request to its rank and pass the answer on; None if it may be tried again."""
@@ -184,9 +169,7 @@ class Proxy:
             message = f"{name} broke off its answer: {error}"
             raise Refusal(502, message, "upstream_broken") from error
         if upstream.ok:
-            self._parts.health.succeed(rank)
-            self._learn(call, read_usage(body))
-            self._close(call.ticket, has_completed=True)
+            self._booking.complete(call.ticket, read_usage(body), call.facts)
         headers = self._answer_headers(call, upstream)
         answer = call.answer = web.Response(body=body, status=upstream.status, headers=headers)
         return answer
@@ -201,10 +184,7 @@ class Proxy:
         call.answer, call.meter, events = answer, meter, WholeEvents()
         try:
             while data := await read():
-                num_tokens = meter.feed(data)
-                is_running = ticket.handle != NO_HANDLE  # whatever comes after its end
-                if num_tokens > 0 and is_running and self._group.grow(ticket, num_tokens) > 0:
-                    self._planner.free()
+                self._booking.grow(ticket, meter.feed(data))
                 if meter.is_done:
                     self._finish(call, meter)
                 if whole := events.feed(data):
@@ -223,11 +203,11 @@ class Proxy:
         """Free the slot of a stream that has said it is over."""
         if call.ticket.handle == NO_HANDLE:
             return
-        self._parts.health.succeed(call.ticket.rank)
         if meter.usage is not None:
             self._rate.learn(num_events=meter.num_events, output_tokens=meter.usage.output_tokens)
-        self._learn(call, meter.usage)
-        self._close(call.ticket, has_completed=not meter.has_failed)
+        self._booking.complete(
+            call.ticket, meter.usage, call.facts, has_completed=not meter.has_failed
+        )
 
     async def _cut(self, call: Call, what: str, error: BaseException | None) -> web.StreamResponse:
         """End a stream that its rank has broken off."""
@@ -240,7 +220,7 @@ class Proxy:
         self, call: Call, refusal: Refusal, error: BaseException | None
     ) -> web.StreamResponse:
         """Tell the client that nothing more comes, in the stream if it has begun."""
-        self._settle(call.ticket)
+        self._booking.settle(call.ticket)
         answer = call.answer
         if answer is None:
             raise refusal from error
@@ -248,27 +228,6 @@ class Proxy:
         await answer.write(error_event(refusal, call.request.path, call.last_number))
         await answer.write_eof()
         return answer
-
-    def _learn(self, call: Call, usage: Usage | None) -> None:
-        if usage is None or call.ticket.handle == NO_HANDLE:
-            return
-        self._group.correct(
-            call.ticket, prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens
-        )
-        self._parts.prompts.learn(call.facts, usage.prompt_tokens)
-
-    def _close(self, ticket: Ticket, *, has_completed: bool) -> None:
-        self._parts.meters.tokens.inc(ticket.output_tokens)
-        self._group.close(ticket, has_completed=has_completed)
-        self._queue.end(ticket)
-        self._planner.free()
-
-    def _settle(self, ticket: Ticket) -> None:
-        """See to it that the request is neither in the pool nor on a rank."""
-        if ticket.handle != NO_HANDLE:
-            self._close(ticket, has_completed=False)
-        else:
-            self._queue.leave(ticket)
 
     def _answer_headers(self, call: Call, upstream: aiohttp.ClientResponse) -> CIMultiDict[str]:
         headers = answer_headers(upstream.headers)
@@ -288,13 +247,3 @@ class Proxy:
                 "bad_rank",
             )
         return int(text)
-
-
-def _note_placed(placed: asyncio.Future[None], _: Ticket) -> None:
-    if not placed.done():
-        placed.set_result(None)
-
-
-def _note_overdue(placed: asyncio.Future[None], limit_s: float) -> None:
-    if not placed.done():
-        placed.set_exception(Refusal(408, f"no rank within {limit_s:g} s", "queue_timeout"))
