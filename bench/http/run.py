@@ -1,8 +1,9 @@
 """Measure the router beside others: ``make bench-http``.
 
 All stand in front of the same two mock engines under the same load, in turn, for several rounds;
-medians over rounds are shown, and their range. Other routers come from their wheels, in an
-environment of their own (``--peers DIR``); those that are not there are left out.
+medians over rounds are shown, and their range, beside a bare proxy of the same library. Other
+routers come from their wheels, in an environment of their own (``--peers DIR``); those that are not
+there are left out.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
+import msgspec
 import uvloop
 
 from bench.http.load import Figures, closed_loop, steady_streams
@@ -91,18 +93,29 @@ def routers(engines: list[str], peers: Path) -> dict[str, Callable[[int], list[s
 
         return command
 
-    named: dict[str, Callable[[int], list[str]]] = {
+    def bare(port: int) -> list[str]:
+        return [sys.executable, "-m", "bench.http.bare", str(port), engines[0]]
+
+    ours_and_theirs: dict[str, Callable[[int], list[str]]] = {
         "balanceroute br_auto": lambda port: ours(port, "br_auto"),
         "balanceroute round_robin": lambda port: ours(port, "round_robin"),
-        "vllm-router": peer("vllm-router"),
-        "sglang-router": peer("sglang-router", "launch"),
-        "smg": peer("smg", "launch"),
+        "aiohttp alone": bare,
     }
-    return {
-        name: command
-        for name, command in named.items()
-        if "balanceroute" in name or (peers / "bin" / name).exists()
-    }
+    for name, words in (("vllm-router", ()), ("sglang-router", ("launch",)), ("smg", ("launch",))):
+        if (peers / "bin" / name).exists():
+            ours_and_theirs[name] = peer(name, *words)
+    return ours_and_theirs
+
+
+def cpu_s(session: int) -> float:
+    """Return the processor time that the processes of a session have taken, seconds."""
+    ticks = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # one that has just ended
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def rss_mib(pid: int) -> float:
@@ -111,28 +124,38 @@ def rss_mib(pid: int) -> float:
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024  # type: ignore[index]
 
 
-async def measure(url: str, seconds: float, num_streams: int) -> dict[str, Figures]:
-    """Put each kind of load on one URL."""
+async def measure(
+    url: str, seconds: float, num_streams: int, session: int
+) -> dict[str, Figures | float]:
+    """Put each kind of load on one URL, whose server's processes make up a session."""
     await closed_loop(url, num_connections=8, duration_s=0.5, is_streamed=False)  # warm
     one = await closed_loop(url, num_connections=1, duration_s=seconds, is_streamed=False)
+    before_s = cpu_s(session)
     many = await closed_loop(url, num_connections=32, duration_s=seconds, is_streamed=False)
+    cpu_us = (cpu_s(session) - before_s) * 1e6 / (many.per_s * seconds)
     sse = await closed_loop(url, num_connections=32, duration_s=seconds, is_streamed=True)
     steady = await steady_streams(url, num_streams=num_streams, gap_ms=50.0, duration_s=2 * seconds)
-    return {"one": one, "many": many, "sse": sse, "steady": steady}
+    return {"one": one, "many": many, "cpu_us": cpu_us, "sse": sse, "steady": steady}
 
 
-def show(results: dict[str, list[dict[str, Figures]]]) -> None:
+def show(results: dict[str, list[dict[str, Figures | float]]]) -> None:
     """Print medians over rounds, and their range."""
 
-    def cell(rounds: list[dict[str, Figures]], load: str, figure: str) -> str:
-        values = [getattr(each[load], figure) for each in rounds]
+    def cell(rounds: list[dict[str, Figures | float]], load: str, figure: str) -> str:
+        measured = [each[load] for each in rounds]
+        values = [each if isinstance(each, float) else getattr(each, figure) for each in measured]
         return f"{statistics.median(values):8.2f} ({min(values):.2f}–{max(values):.2f})"
 
-    columns = (("one", "p50_ms"), ("many", "per_s"), ("sse", "per_s"), ("steady", "p99_ms"))
-    heads = ("p50 ms, 1 conn.", "requests/s, 32", "SSE streams/s, 32", "gap p99 ms, steady")
-    print(f"{'':26s}" + "".join(f"{head:>30s}" for head in heads))
+    columns = (
+        ("p50 ms, 1 conn.", "one", "p50_ms"),
+        ("requests/s, 32", "many", "per_s"),
+        ("CPU µs a request, 32", "cpu_us", ""),
+        ("SSE streams/s, 32", "sse", "per_s"),
+        ("gap p99 ms, steady", "steady", "p99_ms"),
+    )
+    print(f"{'':26s}" + "".join(f"{head:>30s}" for head, _, _ in columns))
     for name, rounds in results.items():
-        cells = [cell(rounds, load, figure) for load, figure in columns]
+        cells = [cell(rounds, load, figure) for _, load, figure in columns]
         print(f"{name:26s}" + "".join(f"{text:>30s}" for text in cells))
 
 
@@ -149,40 +172,36 @@ def main() -> None:
     options = parser.parse_args()
     log = Path(os.environ.get("TMPDIR", "/tmp")) / "balanceroute-bench-http.log"  # noqa: S108
     print(f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}")
-    results: dict[str, list[dict[str, Figures]]] = {}
+    results: dict[str, list[dict[str, Figures | float]]] = {}
     with ExitStack() as stack:
-        engines = []
+        engines, sessions = [], []
         for _ in range(2):
             port = free_port()
             mock = [sys.executable, "-m", "bench.http.mock", str(port)]
-            stack.enter_context(process(mock, log))
+            sessions.append(stack.enter_context(process(mock, log)).pid)
             engines.append(f"http://127.0.0.1:{port}")
             wait_for(engines[-1] + "/health")
         commands = routers(engines, options.peers)
         if options.only is not None:
             commands = {name: commands[name] for name in options.only}
         for _ in range(options.rounds):
-            figures = uvloop.run(measure(engines[0] + PATH, options.seconds, options.streams))
-            results.setdefault("direct", []).append(figures)
+            figures = uvloop.run(
+                measure(engines[0] + PATH, options.seconds, options.streams, sessions[0])
+            )
+            results.setdefault("direct (the mock's)", []).append(figures)
             for name, command in commands.items():
                 port = free_port()
-                with process(command(port), log):
+                with process(command(port), log) as server:
                     wait_for(f"http://127.0.0.1:{port}/v1/models")
                     url = f"http://127.0.0.1:{port}{PATH}"
-                    figures = uvloop.run(measure(url, options.seconds, options.streams))
+                    figures = uvloop.run(measure(url, options.seconds, options.streams, server.pid))
                 results.setdefault(name, []).append(figures)
         show(results)
         if options.memory_requests > 0:
             measure_memory(commands["balanceroute br_auto"], log, options.memory_requests)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        plain = {
-            name: [
-                {load: [f.per_s, f.p50_ms, f.p99_ms] for load, f in each.items()} for each in rounds
-            ]
-            for name, rounds in results.items()
-        }
-        options.out.write_text(json.dumps(plain, indent=1))
+        options.out.write_text(json.dumps(msgspec.to_builtins(results), indent=1))
 
 
 def measure_memory(command: Callable[[int], list[str]], log: Path, num_requests: int) -> None:
