@@ -5,7 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
+
 from balanceroute.errors import OutputError
+
+
+def indented_json(document: object) -> bytes:
+    r"""Encode a document as JSON for people too, which ends in a line feed.
+
+    Examples
+    --------
+    >>> indented_json({"a": 1})
+    b'{\n  "a": 1\n}\n'
+    """
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
 
 
 def write_atomically(path: Path, data: bytes) -> None:

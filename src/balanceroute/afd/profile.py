@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from balanceroute.errors import ConfigError
+from balanceroute.files import indented_json
 
 SCHEMA: Literal["balanceroute.afd-profile.v1"] = "balanceroute.afd-profile.v1"
 SHIPPED = "profiles"  # folder of the package
@@ -214,7 +215,7 @@ def decode_profile(content: bytes, source: str) -> DeviceProfile:
 
 def encode_profile(profile: DeviceProfile) -> bytes:
     """Return a profile as it is kept in a file."""
-    return msgspec.json.format(msgspec.json.encode(profile), indent=2) + b"\n"
+    return indented_json(profile)
 
 
 def with_ffn_of(profile: DeviceProfile, other: DeviceProfile) -> DeviceProfile:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import msgspec
-
     from balanceroute.afd.answer import Plan
     from balanceroute.afd.cycle import Bundle
     from balanceroute.afd.sweep import SweepPoint
@@ -21,10 +19,10 @@ if TYPE_CHECKING:
 def publish_plan(plan: Plan, *, out: Path | None, as_json: bool) -> None:
     """Write the plan to `out`, if anywhere, and print it."""
     from balanceroute.cli.output import print_bytes, print_rich
-    from balanceroute.files import write_atomically
+    from balanceroute.files import indented_json, write_atomically
     from balanceroute.report.afd.table import render_plan
 
-    document = _document(plan)
+    document = indented_json(plan)
     if out is not None:
         from balanceroute.report.afd.page import write_page
 
@@ -40,10 +38,11 @@ def publish_plan(plan: Plan, *, out: Path | None, as_json: bool) -> None:
 def publish_run(result: RunResult, *, as_json: bool) -> None:
     """Print one simulated bundle."""
     from balanceroute.cli.output import print_bytes, print_rich
+    from balanceroute.files import indented_json
     from balanceroute.report.afd.table import render_run
 
     if as_json:
-        print_bytes(_document(result))
+        print_bytes(indented_json(result))
     else:
         print_rich(*render_run(result))
 
@@ -52,9 +51,8 @@ def publish_sweep(
     workload: Workload, bundle: Bundle, points: Sequence[SweepPoint], *, as_json: bool
 ) -> None:
     """Print simulated bundles of several sizes."""
-    import msgspec
-
     from balanceroute.cli.output import print_bytes, print_rich
+    from balanceroute.files import indented_json
     from balanceroute.report.afd.table import render_sweep
 
     if not as_json:
@@ -70,10 +68,4 @@ def publish_sweep(
         "num_ffn_workers": bundle.num_ffn_workers,
         "points": points,
     }
-    print_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=2))
-
-
-def _document(result: msgspec.Struct) -> bytes:
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    print_bytes(indented_json(settings))

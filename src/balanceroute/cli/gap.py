@@ -75,12 +75,11 @@ def gap(
 
 
 def _publish(result: GapResult, *, as_json: bool) -> None:
-    import msgspec
-
     from balanceroute.cli.output import print_bytes, print_rich
+    from balanceroute.files import indented_json
 
     if as_json:
-        print_bytes(msgspec.json.format(msgspec.json.encode(result)))
+        print_bytes(indented_json(result))
         return
     notes = [f"note: {note}" for note in result.workload.notes]
     print_rich(*notes, _table(result))

@@ -12,9 +12,8 @@ def policies(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """List the policies, their settings and defaults."""
-    import msgspec
-
     from balanceroute.cli.output import print_bytes, print_rich
+    from balanceroute.files import indented_json
     from balanceroute.policies.registry import GIVEN, find_policy, policy_names
 
     rows = []
@@ -30,7 +29,7 @@ def policies(
             {"name": name, "binding": factory.binding, "summary": summary, "settings": settings}
         )
     if as_json:
-        print_bytes(msgspec.json.format(msgspec.json.encode(rows)))
+        print_bytes(indented_json(rows))
         return
     from rich.table import Table
     from rich.text import Text

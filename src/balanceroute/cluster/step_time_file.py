@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from balanceroute.errors import ConfigError
-from balanceroute.files import write_atomically
+from balanceroute.files import indented_json, write_atomically
 
 SUFFIX = ".json"
 AtLeast0 = Annotated[float, Meta(ge=0.0)]
@@ -46,7 +46,7 @@ class StepTimeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 def write_step_time(path: Path, step_time: StepTimeFile) -> None:
     """Write a step time where `read_step_time` finds it."""
-    write_atomically(path, msgspec.json.format(msgspec.json.encode(step_time), indent=2) + b"\n")
+    write_atomically(path, indented_json(step_time))
 
 
 def read_step_time(path: Path) -> StepTimeFile:

@@ -76,7 +76,7 @@ class KnownLengths:
         return remaining, remaining <= 0
 
 
-class Oracle:
+class Oracle(KnownLengths):
     """The truth: survival is 1 or 0.
 
     Parameters
@@ -98,16 +98,4 @@ class Oracle:
     """
 
     def __init__(self, *, output_tokens: Int64Array) -> None:
-        self._known = KnownLengths(output_tokens, Survival())
-
-    def survival(self, requests: Requests, horizons: Int64Array) -> Float64Array:
-        return self._known.survival(requests, horizons)
-
-    def p_finish(self, requests: Requests, horizon: int) -> Float64Array:
-        return self._known.p_finish(requests, horizon)
-
-    def mean_remaining(self, requests: Requests, horizon: int) -> Float64Array:
-        return self._known.mean_remaining(requests, horizon)
-
-    def learn(self, requests: Requests, since_tokens: Int64Array, has_ended: BoolArray) -> None:
-        self._known.learn(requests, since_tokens, has_ended)
+        super().__init__(output_tokens, Survival())

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import msgspec
 
-from balanceroute.errors import ConfigError
+from balanceroute.files import indented_json
 from balanceroute.metrics import BalanceMeans, Distribution
+from balanceroute.report.documents import read_document
 from balanceroute.report.workload import WorkloadInfo
 
 SCHEMA: Literal["balanceroute.measurement.v1"] = "balanceroute.measurement.v1"
@@ -138,7 +139,7 @@ class MeasurementResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def to_json(result: MeasurementResult) -> bytes:
     """Encode a result as indented JSON that ends in a line feed, fields in the order above."""
-    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    return indented_json(result)
 
 
 def from_json(data: bytes | str) -> MeasurementResult:
@@ -149,13 +150,7 @@ def from_json(data: bytes | str) -> MeasurementResult:
     ConfigError
         If the text is not a result of schema ``balanceroute.measurement.v1``.
     """
-    try:
-        return msgspec.json.decode(data, type=MeasurementResult)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"not a result of schema {SCHEMA}: {error}; give the JSON that "
-            "`balanceroute load --json` prints"
-        ) from error
+    return read_document(data, MeasurementResult, schema=SCHEMA, command="balanceroute load --json")
 
 
 def figure(metrics: MeasuredMetrics, name: str) -> float | None:

@@ -10,8 +10,9 @@ from typing import Literal
 
 import msgspec
 
-from balanceroute.errors import ConfigError
+from balanceroute.files import indented_json
 from balanceroute.metrics import Metrics
+from balanceroute.report.documents import read_document
 from balanceroute.report.measurement import EndpointInfo, MeasuredRun
 from balanceroute.report.workload import WorkloadInfo
 
@@ -186,7 +187,7 @@ class SimulationResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def to_json(result: SimulationResult) -> bytes:
     """Encode a result as indented JSON that ends in a line feed, fields in the order above."""
-    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    return indented_json(result)
 
 
 def from_json(data: bytes | str) -> SimulationResult:
@@ -197,10 +198,6 @@ def from_json(data: bytes | str) -> SimulationResult:
     ConfigError
         If the text is not a result of schema ``balanceroute.simulation.v1``.
     """
-    try:
-        return msgspec.json.decode(data, type=SimulationResult)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"not a result of schema {SCHEMA}: {error}; give the JSON that "
-            "`balanceroute simulate --json` prints"
-        ) from error
+    return read_document(
+        data, SimulationResult, schema=SCHEMA, command="balanceroute simulate --json"
+    )

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from balanceroute.files import indented_json
 from balanceroute.report.result import SimulationResult
 from balanceroute.report.workload import WorkloadInfo
 
@@ -113,4 +114,4 @@ class PredictionResult(msgspec.Struct, frozen=True, kw_only=True):
 
 def to_json(result: PredictionResult) -> bytes:
     """Encode a result as indented JSON that ends in a line feed, fields in the order above."""
-    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    return indented_json(result)
