@@ -32,6 +32,7 @@ ABLATED = (
     "br_auto",
     "br_auto,look_ahead=false",
     "br_auto,exchange_passes=0",
+    "br_auto,berths=false",
     "br_auto,age_weight=0",
     "br_auto,patience=1e9",
     "br_auto,patience=1e9,age_weight=0",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -121,19 +122,20 @@ def test_it_needs_the_kv_tokens_too() -> None:
     assert NONE == due(ranks, waiting, yard, np.array([0, NONE]), 0)
 
 
-def test_the_kept_rank_gets_the_shortest() -> None:
-    """The ranks are alike, but that the first makes room for the request of 9,000."""
-    waiting = make_waiting([9000], [3.5])
-    requests, places = plan_level(make_ranks([10_000] * 4, [1, 1, 1, 1]), waiting, 0.0, 4.0, 2)
-    given = dict(zip(places.tolist(), waiting.prompt_tokens[requests].tolist(), strict=True))
-    assert SHORT // 2 == given[0]
-    assert 9000 not in given.values()
+@pytest.mark.parametrize(("has_berths", "expected"), [(True, SHORT // 2), (False, SHORT * 3 // 2)])
+def test_the_kept_rank_gets_the_shortest(has_berths: bool, expected: int) -> None:
+    """The ranks are alike, but that the first makes room for the request of 9,000, if told to."""
+    waiting, ranks = make_waiting([9000], [3.5]), make_ranks([10_000] * 4, [1, 1, 1, 1])
+    requests, places = plan_level(ranks, waiting, 0.0, 4.0, 2, has_berths)
+    placed = dict(zip(places.tolist(), waiting.prompt_tokens[requests].tolist(), strict=True))
+    assert expected == placed[0]
+    assert 9000 not in placed.values()
 
 
 def test_beyond_all_patience_any_rank_will_do() -> None:
     """The lightest rank has no slot; the request takes the one there is."""
     waiting = make_waiting([9000], [4.1])
-    requests, places = plan_level(make_ranks([9000, 10_000], [0, 1]), waiting, 0.5, 4.0, 2)
+    requests, places = plan_level(make_ranks([9000, 10_000], [0, 1]), waiting, 0.5, 4.0, 2, True)
     assert ([0], [1]) == (requests.tolist(), places.tolist())
 
 
@@ -153,7 +155,7 @@ def test_every_slot_gets_a_request_of_its_own(
     waiting = Waiting(prompts, gains, waits, nobody, nobody * 0, nobody * 0)
     loads, sends = [float(load) for load, _ in ranks], [slots for _, slots in ranks]
     made = make_ranks(loads, sends)
-    placed, places = plan_level(made, waiting, 0.5, PATIENCE, 2)
+    placed, places = plan_level(made, waiting, 0.5, PATIENCE, 2, True)
     assert min(len(prompts), sum(sends)) == len(placed) == len(set(placed.tolist()))
     assert (np.bincount(places, minlength=len(sends)) <= sends).all()
     added = np.bincount(places, weights=prompts[placed], minlength=len(sends))

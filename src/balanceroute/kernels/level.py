@@ -14,7 +14,12 @@ from balanceroute.kernels.yardstick import counted, measure, moments
 
 @kernel
 def plan_level(
-    ranks: Ranks, waiting: Waiting, age_weight: float, patience: float, exchange_passes: int
+    ranks: Ranks,
+    waiting: Waiting,
+    age_weight: float,
+    patience: float,
+    exchange_passes: int,
+    has_berths: bool,
 ) -> tuple[Int64Array, Int64Array]:
     """Fill the free slots from a pool that has more requests than there are free slots.
 
@@ -28,6 +33,8 @@ def plan_level(
         As in `Yardstick`.
     exchange_passes : int
         Times that exchanges among the placed requests are looked for, at most.
+    has_berths : bool
+        Whether ranks are kept light for requests that none has room for; see `book`.
 
     Returns
     -------
@@ -44,12 +51,12 @@ def plan_level(
     >>> prompts, nobody = np.array([10, 45, 30]), np.full(3, -1)
     >>> waiting = Waiting(prompts, prompts[:, None] * 1.0, np.zeros(3), nobody, nobody * 0,
     ...                   np.zeros(3, np.int64))
-    >>> plan_level(ranks, waiting, 0.5, 4.0, 2)
+    >>> plan_level(ranks, waiting, 0.5, 4.0, 2, True)
     (array([1, 0]), array([1, 0]))
     """
     ranks, waiting, weights, mean, spread = counted(ranks, waiting)
     yard = measure(ranks, weights, mean, spread, age_weight, patience, False)
-    num_spare = len(waiting.waits) - num_to_place(ranks, waiting)
+    num_spare = len(waiting.waits) - num_to_place(ranks, waiting) if has_berths else 0
     berths = book(ranks, waiting, yard, num_spare)
     return fill_slots(ranks, waiting, yard, berths, exchange_passes)
 

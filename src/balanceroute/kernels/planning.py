@@ -40,6 +40,7 @@ class Terms(NamedTuple):
     age_weight: float  # as in `Yardstick`
     patience: float  # as in `Yardstick`
     exchange_passes: int  # as in `plan_level`
+    has_berths: bool  # as in `plan_level`
 
 
 @kernel
@@ -107,11 +108,13 @@ def level_present(group: Group, queue: Queue, terms: Terms) -> tuple[Int64Array,
     >>> group = Group(np.array([100, 60]), np.array([1, 1]), np.zeros(0), np.array([1, 1]),
     ...               np.array([1000, 1000]))
     >>> queue = Queue(np.array([10, 45, 30]), np.zeros(3), np.zeros(0, REQUEST_TRAITS))
-    >>> level_present(group, queue, Terms(0.0, 1.0, 0.0, 0.5, 4.0, 2))
+    >>> level_present(group, queue, Terms(0.0, 1.0, 0.0, 0.5, 4.0, 2, True))
     (array([1, 0]), array([1, 0]))
     """
     ranks, waiting = present(group, queue, terms)
-    return plan_level(ranks, waiting, terms.age_weight, terms.patience, terms.exchange_passes)
+    return plan_level(
+        ranks, waiting, terms.age_weight, terms.patience, terms.exchange_passes, terms.has_berths
+    )
 
 
 @kernel
@@ -121,7 +124,9 @@ def level_ahead(
     """Do so by what they will hold, shape (G, K), and requests would add, shape (N, K)."""
     ranks = ranks_of(group, loads, terms.request_tokens)
     waiting = waiting_of(queue, gains, terms.now_s, terms.mean_wait_s)
-    return plan_level(ranks, waiting, terms.age_weight, terms.patience, terms.exchange_passes)
+    return plan_level(
+        ranks, waiting, terms.age_weight, terms.patience, terms.exchange_passes, terms.has_berths
+    )
 
 
 @kernel

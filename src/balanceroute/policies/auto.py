@@ -62,6 +62,8 @@ class BrAuto:
     exchange_passes : int
         Times that each placed request looks for the best one to change ranks with; at least 0. A
         third pass finds next to nothing.
+    berths : bool
+        Keep ranks light for waiting requests that none has room for at the level.
     time_load : bool
         Balance the ranks' time, with the view's cost per running request and speeds; False
         balances their tokens.
@@ -87,6 +89,7 @@ class BrAuto:
         patience: float = 4.0,
         age_weight: float = 0.5,
         exchange_passes: int = 2,
+        berths: bool = True,
         time_load: bool = True,
         affinity: bool = True,
         waves: bool = True,
@@ -104,7 +107,7 @@ class BrAuto:
         if window < 1:
             raise ConfigError(f"window must be at least 1, got {window}")
         self._patience, self._age_weight, self._window = patience, age_weight, window
-        self._exchange_passes = exchange_passes
+        self._exchange_passes, self._has_berths = exchange_passes, berths
         self._has_time_load, self._has_affinity = time_load, affinity
         self._projection: Projection | None = None
         if look_ahead:
@@ -234,4 +237,5 @@ class BrAuto:
             self._age_weight,
             self._patience,
             self._exchange_passes,
+            self._has_berths,
         )
