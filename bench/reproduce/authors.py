@@ -38,9 +38,11 @@ COUNTERPARTS: tuple[Counterpart, ...] = (
     ("policy_balance_future_h0", 0, "br_0"),
     ("policy_balance_future_h0", 0, "br_0,select_by=margin"),
     ("policy_balance_future", 20, f"{BR_H},horizon=20"),
+    ("policy_balance_future", 20, "br_0,select_by=margin"),
+    ("policy_balance_future", 20, "br_auto"),
 )
 #: What is run at the size of [B]'s main table too, to tell its draws from its simulator.
-AT_FULL_SIZE = COUNTERPARTS[:2]
+AT_FULL_SIZE = COUNTERPARTS[:2] + COUNTERPARTS[-2:]
 
 
 class Authors:
