@@ -27,6 +27,8 @@ TRACE = "lengths_burstgpt_8000"
 S_PER_SLOT, BASE_S, DIVISOR = 0.6e-3, 35e-3, 16
 S_PER_TOKEN = 1.5 * 2 * 576 * 61e-6 / 2**20
 
+#: `br_auto` without its bound on waits, which [B]'s rule has not either.
+UNBOUND = "br_auto,patience=1e9,age_weight=0"
 BR_H = "br_h,projection=hard,classifier=oracle,gamma=0.86,beta=43"
 #: Their policy, its horizon, and ours that comes nearest.
 Counterpart = tuple[str, int | None, str]
@@ -39,10 +41,11 @@ COUNTERPARTS: tuple[Counterpart, ...] = (
     ("policy_balance_future_h0", 0, "br_0,select_by=margin"),
     ("policy_balance_future", 20, f"{BR_H},horizon=20"),
     ("policy_balance_future", 20, "br_0,select_by=margin"),
+    ("policy_balance_future", 20, UNBOUND),
     ("policy_balance_future", 20, "br_auto"),
 )
 #: What is run at the size of [B]'s main table too, to tell its draws from its simulator.
-AT_FULL_SIZE = COUNTERPARTS[:2] + COUNTERPARTS[-2:]
+AT_FULL_SIZE = COUNTERPARTS[:2] + COUNTERPARTS[-3:]
 
 
 class Authors:

@@ -13,7 +13,7 @@ from balanceroute.study.gap import gap_rows, measure_gaps
 from balanceroute.types import Workload
 from balanceroute.workload import load
 from bench.machine import TRACES
-from bench.reproduce.authors import BR_H, Authors
+from bench.reproduce.authors import BR_H, UNBOUND, Authors
 from bench.reproduce.runs import Figures, authors_config, mean_of, run
 
 SEEDS = (0, 1, 2)
@@ -28,6 +28,7 @@ BURSTGPT_POLICIES = (
     "br_0,select_by=margin",
     f"{BR_H},horizon=20",
     "br_h,gamma=auto",
+    UNBOUND,
     "br_auto",
 )
 
