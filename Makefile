@@ -11,10 +11,10 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
         --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 # Not `ray` and `tables`: large, and a clone works without them.
-EXTRAS := $(foreach extra,grpc learned report serve solver tokenizer,--extra $(extra))
+EXTRAS := $(foreach extra,grpc kubernetes learned report serve solver tokenizer,--extra $(extra))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-envoy vllm-matrix bench bench-http bench-vllm bench-envoy reproduce \
+.PHONY: help demo test test-vllm test-envoy test-ray vllm-matrix bench bench-http bench-vllm bench-envoy reproduce \
         reproduce-afd docs lock format clean
 .DELETE_ON_ERROR:
 
@@ -59,6 +59,21 @@ $(ENVOY)/.done: requirements/envoy.txt | $(BIN)/python
 	$(ENVOY)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/envoy.txt
 	@touch $@
 
+# Ray Serve needs other releases of what Envoy's messages need, so it has an environment of its own.
+RAY := bench/out/ray
+
+test-ray: $(BIN)/python ## the request router with a real Ray Serve on this machine, or the reason why not
+	@if $(MAKE) --no-print-directory $(RAY)/.done; then \
+	    PYTHONPATH=src:. $(RAY)/bin/python -m pytest -q -W default --disable-warnings tests_ray $(RECORD); \
+	else \
+	    echo 'SKIPPED: Ray cannot be had here (no wheel for this platform, or no package index)' >&2; \
+	fi
+
+$(RAY)/.done: requirements/ray.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear $(RAY)
+	$(RAY)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/ray.txt
+	@touch $@
+
 bench: $(VENV)/.dev ## measure balance, speed and start-up; writes bench/out/bench.json
 	$(BIN)/python bench/run.py --out bench/out/bench.json
 
@@ -99,6 +114,7 @@ lock: $(VENV)/.dev ## renew the locked requirements (UPGRADE=--upgrade for newer
 	$(LOCK) --group peers -o requirements/peers.txt
 	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm.txt
 	$(LOCK) --group envoy -o requirements/envoy.txt
+	$(LOCK) pyproject.toml --extra serve --group ray -o requirements/ray.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 
 format: $(VENV)/.dev ## format the code and apply safe lint fixes
