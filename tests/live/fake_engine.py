@@ -117,7 +117,9 @@ def metrics_of(ranks: list[tuple[int, int]], *, usage: float = 0.0) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: FakeEngine, port: int = 0) -> AsyncIterator[FakeEngine]:
+async def serving(
+    engine: FakeEngine, port: int = 0, host: str = "127.0.0.1"
+) -> AsyncIterator[FakeEngine]:
     """Run an engine on a free port, or on the one given."""
     app = web.Application(client_max_size=1 << 30)
     for path in (*PATHS, "/v1/messages"):
@@ -129,8 +131,8 @@ async def serving(engine: FakeEngine, port: int = 0) -> AsyncIterator[FakeEngine
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", port).start()
-        engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        await web.TCPSite(runner, host, port).start()
+        engine.url = f"http://{host}:{runner.addresses[0][1]}"
         yield engine
     finally:
         await runner.cleanup()

@@ -29,6 +29,13 @@ def epp(
         Path | None,
         option("YAML file with the settings of serve, followed as it changes; flags go before it."),
     ] = None,
+    kubernetes_service: Annotated[
+        str | None, option("Service in Kubernetes whose endpoints are the ranks.")
+    ] = None,
+    kubernetes_pool: Annotated[
+        str | None, option("InferencePool whose target ports they have; its service, too.")
+    ] = None,
+    kubernetes_namespace: Annotated[str | None, option("Of both; else the own.")] = None,
     intra_node_data_parallel_size: Annotated[
         int | None, option("Ranks behind each URL that names none; else 1.")
     ] = None,

@@ -7,21 +7,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from balanceroute.cli.logs import set_up_logging
 from balanceroute.cli.simulate import option
-from balanceroute.errors import BalanceRouteError, MissingExtraError
+from balanceroute.errors import BalanceRouteError, ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from balanceroute.cluster.costs import StepCosts
     from balanceroute.live.app import Router
     from balanceroute.live.config import ServeConfig
+    from balanceroute.live.kubernetes.discovery import Discovery
 
 # aiohttp, NumPy and Numba are imported inside the command, so that --help stays instant.
 
@@ -39,6 +40,13 @@ def serve(
     config: Annotated[
         Path | None, option("YAML file with these settings; flags go before it.")
     ] = None,
+    kubernetes_service: Annotated[
+        str | None, option("Service in Kubernetes whose endpoints are the ranks.")
+    ] = None,
+    kubernetes_pool: Annotated[
+        str | None, option("InferencePool whose target ports they have; its service, too.")
+    ] = None,
+    kubernetes_namespace: Annotated[str | None, option("Of both; else the own.")] = None,
     intra_node_data_parallel_size: Annotated[
         int | None, option("Ranks behind each URL that names none; else 1.")
     ] = None,
@@ -167,13 +175,55 @@ async def serve_until_told(
     followed : Path or None
         A file that is read again whenever it has changed.
     """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    serving = partial(_serve, stop=stop, is_picker=is_picker, followed=followed)
+    if not settings.is_discovered:
+        await serving(settings, reread and partial(_named_ranks, reread))
+        return
+    from balanceroute.live.kubernetes.discovery import discovering
+
+    async with discovering(settings) as found:
+        if await _comes_first(found.wait(), stop):
+            again = reread and (lambda: found.applied_to(reread()))
+            await serving(found.applied_to(settings), again, found=found)
+
+
+def _named_ranks(reread: Callable[[], ServeConfig]) -> ServeConfig:
+    """Read settings again, which name the ranks themselves as before."""
+    settings = reread()
+    if settings.is_discovered:
+        raise ConfigError(
+            "where ranks are found cannot change while the router runs; start it anew"
+        )
+    return settings
+
+
+async def _comes_first(event: Coroutine[Any, Any, object], stop: asyncio.Event) -> bool:
+    """Wait for an event, but not longer than until a signal asks to stop; tell which came."""
+    waiting = asyncio.create_task(event)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({waiting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    return not waiting.cancel()
+
+
+async def _serve(
+    settings: ServeConfig,
+    reread: Callable[[], ServeConfig] | None,
+    *,
+    stop: asyncio.Event,
+    is_picker: bool,
+    followed: Path | None,
+    found: Discovery | None = None,
+) -> None:
+    """Serve with settings that name the ranks; those that are found may change."""
     from balanceroute.live.app import running_router
     from balanceroute.live.settings_file import follow
     from balanceroute.live.warm import warm
 
-    costs, stop, loop = _costs(settings), asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    costs, loop = _costs(settings), asyncio.get_running_loop()
     typer.echo(
         f"balanceroute: making {settings.policy} ready; a fresh installation compiles", err=True
     )
@@ -187,6 +237,8 @@ async def serve_until_told(
             f"on {grpc}http://{settings.host}:{port}"
         )
         sys.stdout.flush()
+        if found is not None:
+            found.follow(partial(_reload, router, reread or partial(found.applied_to, settings)))
         if followed is None or reread is None:
             await stop.wait()
             return

@@ -46,6 +46,9 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     worker_urls : tuple of str
         One per rank, as ``http://host:port``, or ``http://host:port@rank`` where several ranks
         share a port.
+    kubernetes_service, kubernetes_pool, kubernetes_namespace : str or None
+        Service or InferencePool whose endpoints are the ranks, instead of `worker_urls`, and where;
+        a pool without a service goes by the service of its name.
     intra_node_data_parallel_size : int
         Ranks behind each URL that names none; 1 or more.
     rank_field : {"header", "body", "none"}
@@ -120,7 +123,10 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Where gRPC is served, on the same host; None: nowhere.
     """
 
-    worker_urls: tuple[str, ...]
+    worker_urls: tuple[str, ...] = ()
+    kubernetes_service: str | None = None
+    kubernetes_pool: str | None = None
+    kubernetes_namespace: str | None = None
     intra_node_data_parallel_size: Positive = 1
     rank_field: RankField = "header"
     prefill_urls: tuple[str, ...] = ()
@@ -179,6 +185,11 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def addresses(self) -> list[RankAddress]:
         """Return where the ranks are, in order."""
         return rank_addresses(self.worker_urls, ranks_per_url=self.intra_node_data_parallel_size)
+
+    @property
+    def is_discovered(self) -> bool:
+        """Tell whether Kubernetes says where the ranks are."""
+        return self.kubernetes_service is not None or self.kubernetes_pool is not None
 
     @property
     def tenant_of_key(self) -> dict[str, str]:
@@ -248,7 +259,9 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 def _check(config: ServeConfig, *, is_picker: bool) -> None:
-    if not config.worker_urls:
+    if config.is_discovered and config.worker_urls:
+        raise ConfigError("--worker-urls and --kubernetes-… both name the ranks; leave one")
+    if not config.is_discovered and not config.worker_urls:
         raise ConfigError("--worker-urls must name at least one rank, as http://127.0.0.1:8000")
     for name in ("request_timeout_secs", "queue_timeout_secs", "step_time"):
         value = getattr(config, name)
