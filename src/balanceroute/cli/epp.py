@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from balanceroute.cli.logs import set_up_logging
-from balanceroute.cli.serve import ADMIN_TOKEN, API_KEYS, serve_until_told
+from balanceroute.cli.serve import (
+    ADMIN_TOKEN,
+    API_KEYS,
+    KubernetesNamespace,
+    KubernetesPool,
+    KubernetesService,
+    serve_until_told,
+)
 from balanceroute.cli.simulate import option
 from balanceroute.errors import MissingExtraError
 
@@ -29,13 +36,9 @@ def epp(
         Path | None,
         option("YAML file with the settings of serve, followed as it changes; flags go before it."),
     ] = None,
-    kubernetes_service: Annotated[
-        str | None, option("Service in Kubernetes whose endpoints are the ranks.")
-    ] = None,
-    kubernetes_pool: Annotated[
-        str | None, option("InferencePool whose target ports they have; its service, too.")
-    ] = None,
-    kubernetes_namespace: Annotated[str | None, option("Of both; else the own.")] = None,
+    kubernetes_service: KubernetesService = None,
+    kubernetes_pool: KubernetesPool = None,
+    kubernetes_namespace: KubernetesNamespace = None,
     intra_node_data_parallel_size: Annotated[
         int | None, option("Ranks behind each URL that names none; else 1.")
     ] = None,

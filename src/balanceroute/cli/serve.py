@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 # aiohttp, NumPy and Numba are imported inside the command, so that --help stays instant.
 
+KubernetesService = Annotated[
+    str | None, option("Service in Kubernetes whose endpoints are the ranks.")
+]
+KubernetesPool = Annotated[
+    str | None, option("InferencePool whose target ports they have; its service, too.")
+]
+KubernetesNamespace = Annotated[str | None, option("Of both; else the own.")]
 API_KEYS, ADMIN_TOKEN = "BALANCEROUTE_API_KEYS", "BALANCEROUTE_ADMIN_TOKEN"
 
 
@@ -40,13 +47,9 @@ def serve(
     config: Annotated[
         Path | None, option("YAML file with these settings; flags go before it.")
     ] = None,
-    kubernetes_service: Annotated[
-        str | None, option("Service in Kubernetes whose endpoints are the ranks.")
-    ] = None,
-    kubernetes_pool: Annotated[
-        str | None, option("InferencePool whose target ports they have; its service, too.")
-    ] = None,
-    kubernetes_namespace: Annotated[str | None, option("Of both; else the own.")] = None,
+    kubernetes_service: KubernetesService = None,
+    kubernetes_pool: KubernetesPool = None,
+    kubernetes_namespace: KubernetesNamespace = None,
     intra_node_data_parallel_size: Annotated[
         int | None, option("Ranks behind each URL that names none; else 1.")
     ] = None,

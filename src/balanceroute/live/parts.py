@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.errors import ConfigError
 from balanceroute.live.addresses import RankAddress, rank_addresses
 from balanceroute.live.answers import Refusal
 from balanceroute.live.barrier import Barrier
@@ -21,6 +20,7 @@ from balanceroute.live.counting import Counting, EngineCounting, NoCounting, Tok
 from balanceroute.live.decision_log import DecisionLog, open_log
 from balanceroute.live.decisions import POLICY_STREAM
 from balanceroute.live.fair import FairQueue
+from balanceroute.live.fixed import expect_same
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.health import Health
 from balanceroute.live.meters import Meters
@@ -229,13 +229,7 @@ class Parts:
         ConfigError
             If something has changed that a running router cannot change; nothing is done then.
         """
-        for name in FIXED:
-            before, after = getattr(self.config, name), getattr(config, name)
-            if before != after:
-                raise ConfigError(
-                    f"{name} cannot change while the router runs (from {before!r} to {after!r}); "
-                    "start it anew"
-                )
+        expect_same(self.config, config, FIXED)
         policy = _policy(config)
         is_other = any(getattr(config, name) != getattr(self.config, name) for name in OF_POLICY)
         before, self.config = self.config, config

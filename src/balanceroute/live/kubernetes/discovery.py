@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 from msgspec.structs import replace
 
-from balanceroute.errors import ConfigError
 from balanceroute.live.config import ServeConfig
+from balanceroute.live.fixed import expect_same
 from balanceroute.live.kubernetes.client import Cluster, open_cluster
 from balanceroute.live.kubernetes.objects import EndpointSlice, InferencePool, worker_urls
 from balanceroute.live.kubernetes.reflector import FIRST_BACKOFF_S, Reflector
@@ -135,13 +135,7 @@ class Discovery:
         ConfigError
             If they look elsewhere.
         """
-        for name in NAMES:
-            before, after = getattr(self._config, name), getattr(config, name)
-            if before != after:
-                raise ConfigError(
-                    f"{name} cannot change while the router runs (from {before!r} to {after!r}); "
-                    "start it anew"
-                )
+        expect_same(self._config, config, NAMES)
         self._told = self.urls
         return replace(config, worker_urls=self.urls)
 
