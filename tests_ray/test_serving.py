@@ -27,6 +27,9 @@ def test_streams_are_counted_while_they_flow(deploy: Deploy) -> None:
         eventually(lambda: all(answer.done() for answer in answers), "streams end")
     assert all(answer.result()[1:] == (200, None) for answer in answers)
     expect_empty(handle)
+    ended = desk_of(handle).group.ledger.take_events()[-4:]
+    of_each = ended[["prompt_tokens", "generated_tokens", "has_completed"]]
+    assert [(100, 200, 1)] * 4 == of_each.tolist()
 
 
 def test_replicas_get_tokens_and_not_requests_alike(deploy: Deploy) -> None:

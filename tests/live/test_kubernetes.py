@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from balanceroute.cli.epp import GRPC_PORT, _read
 from balanceroute.errors import ConfigError
 from balanceroute.live.config import ServeConfig, read_config
 from balanceroute.live.kubernetes import discovery, reflector
@@ -301,6 +302,7 @@ def test_settings_that_contradict_each_other() -> None:
     with pytest.raises(ConfigError, match="leave one"):
         read_config(None, {"worker_urls": ["http://10.0.0.1:8000"], **OF_SERVICE})
     assert read_config(None, OF_POOL).is_discovered
+    assert GRPC_PORT == _read(None, dict(OF_POOL)).grpc_port  # as `epp` reads them
 
 
 def test_no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

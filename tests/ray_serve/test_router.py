@@ -123,11 +123,35 @@ def test_a_stream_is_counted_as_it_is_read(module: Any) -> None:
         assert [EVENT, [EVENT]] == [await answers[0].__anext__() for _ in range(2)]
         assert [EVENT, [EVENT]] == [await asyncio.to_thread(answers[1].__next__) for _ in range(2)]
         await until(lambda: serve.loads == [64])
+        ledger = serve.desk.group.ledger
         for _ in range(2):
             await answers[0].__anext__()
         serve.complete(first, "a")
-        serve.complete(second, "a")
+        assert 1 == ledger.num_in_flight
+        serve.complete(second, "a")  # before its caller has read the end
+        assert 1 == ledger.num_in_flight
+        for _ in range(2):
+            await asyncio.to_thread(answers[1].__next__)
+        await until(lambda: ledger.num_in_flight == 0)
         serve.expect_nothing_left()
+        ended = ledger.take_events()[-2:]
+        of_each = ended[["prompt_tokens", "generated_tokens", "has_completed"]]
+        assert [(40, 2, 1)] * 2 == of_each.tolist()
+
+    run(test())
+
+
+def test_one_whose_end_nobody_reads_does_not_stay(module: Any) -> None:
+    """As when its caller has gone, or it failed."""
+
+    async def test() -> None:
+        serve = Serve(module, "a")
+        pending = serve.pending()
+        await serve.send(pending, [EVENT])
+        serve.complete(pending, "a")
+        await until(lambda: serve.desk.group.ledger.num_in_flight == 0)
+        serve.expect_nothing_left()
+        assert 0 == serve.desk.group.ledger.take_events()[-1]["has_completed"]
 
     run(test())
 
@@ -268,8 +292,8 @@ def test_a_booking_that_nobody_confirms_ends(module: Any, caplog: pytest.LogCapt
         await serve.choose(serve.pending())
         await until(lambda: serve.desk.group.ledger.num_in_flight == 1)
         assert "replica a was chosen for request r2" in caplog.text
-        await asyncio.sleep(0.05)
         serve.complete(confirmed, "a")
+        await until(lambda: serve.desk.group.ledger.num_in_flight == 0)
         serve.expect_nothing_left()
 
     run(test())

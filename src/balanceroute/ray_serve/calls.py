@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from balanceroute.live.tokens import SERVER_SENT_EVENT, TokenMeter
+from balanceroute.live.tokens import SERVER_SENT_EVENT, TokenMeter, Usage
 from balanceroute.live.wire import PATHS, BadBody, RequestFacts, read_request
 
 HTTP_START = b"http.response.start"  # the ASGI message that comes first
@@ -93,10 +93,9 @@ class CallMeter:
         return self._events is not None and self._events.is_done
 
     @property
-    def prompt_tokens(self) -> int:
-        """Return how long the prompt is, as the engine says; 0 if it does not."""
-        usage = self._events.usage if self._events is not None else None
-        return usage.prompt_tokens if usage is not None else 0
+    def usage(self) -> Usage | None:
+        """Return what the engine has counted, if it says so."""
+        return self._events.usage if self._events is not None else None
 
     def feed(self, piece: Any) -> int:
         """Take in a piece; return the tokens in it."""

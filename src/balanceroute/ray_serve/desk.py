@@ -15,6 +15,7 @@ from balanceroute.live.group import LiveGroup
 from balanceroute.live.planner import Planner
 from balanceroute.live.prompts import PromptCounter
 from balanceroute.live.ticket import NO_HANDLE, Ticket
+from balanceroute.live.tokens import Usage
 from balanceroute.live.wire import RequestFacts
 from balanceroute.policies.costs import parse_costs
 from balanceroute.ray_serve.settings import RouterSettings, policy_of
@@ -200,12 +201,15 @@ class Desk:
         self.group.close(ticket, has_completed=has_completed)
         self.planner.free()
 
-    def learn(self, ticket: Ticket, facts: RequestFacts | None, prompt_tokens: int) -> None:
-        """Take in how long a prompt was, as its engine says."""
-        if facts is None or ticket.handle == NO_HANDLE or prompt_tokens < 1:
+    def learn(self, ticket: Ticket, facts: RequestFacts | None, usage: Usage) -> None:
+        """Take in what a request has come to, as its engine says."""
+        if ticket.handle == NO_HANDLE:
             return
-        self.group.correct(ticket, prompt_tokens=prompt_tokens, output_tokens=0)
-        self._prompts.learn(facts, prompt_tokens)
+        self.group.correct(
+            ticket, prompt_tokens=usage.prompt_tokens, output_tokens=usage.output_tokens
+        )
+        if facts is not None:
+            self._prompts.learn(facts, usage.prompt_tokens)
 
     def see_queue(self, name: str, num_ongoing: int) -> None:
         """Take in how many requests a replica says that it has, those of other routers included."""

@@ -32,6 +32,7 @@ except ImportError as error:
 
 MAX_TASKS = 1 << 16  # requests that are shown to the policy; Serve would show two per replica
 TEND_S = 0.5
+LAG_S = 0.1  # from the end of a stream to its last piece being read
 
 log = logging.getLogger("ray.serve")
 
@@ -40,7 +41,8 @@ log = logging.getLogger("ray.serve")
 class _Call:
     """One request on its way to a replica.
 
-    `is_over`: what was sent has failed, and only its completion is still to come.
+    `is_over`: it is not booked any more; a completion may still be to come, of what has failed.
+    `is_ending`: its completion has come before the end of its stream was read.
     """
 
     pending: PendingRequest
@@ -52,6 +54,7 @@ class _Call:
     chosen_s: float
     is_confirmed: bool = False
     is_over: bool = False
+    is_ending: bool = False
     meter: CallMeter | None = None
 
 
@@ -209,9 +212,16 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
         if self._inbox is not None:
             self._inbox.empty()
         calls = self._calls.get(internal_request_id, [])
-        call = next((c for c in calls if c.replica == replica_id.unique_id), None)
-        if call is not None:
+        name = replica_id.unique_id
+        call = next((its for its in calls if its.replica == name and not its.is_ending), None)
+        if call is None:
+            return
+        if call.meter is None or call.meter.is_done or call.is_over:
             self._end(call)
+            return
+        # The caller is about to read the last pieces, which tell what the request has come to.
+        call.is_ending = True
+        asyncio.get_running_loop().call_later(LAG_S, self._end, call)
 
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Choose a replica no more."""
@@ -231,16 +241,19 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
         return next((its for its in calls if its.pending is pending and not its.is_over), None)
 
     def _grow(self, call: _Call, num_tokens: int) -> None:
-        if not call.is_over:
-            call.desk.grow(call.ticket, num_tokens)
+        if call.is_over:
+            return
+        call.desk.grow(call.ticket, num_tokens)
+        if call.is_ending and call.meter is not None and call.meter.is_done:
+            self._end(call)
 
     def _end(self, call: _Call) -> None:
         self._forget(call)
         if call.is_over:
             return
         call.is_over = True
-        if call.meter is not None:
-            call.desk.learn(call.ticket, call.facts, call.meter.prompt_tokens)
+        if call.meter is not None and call.meter.usage is not None:
+            call.desk.learn(call.ticket, call.facts, call.meter.usage)
         has_completed = call.meter is not None and call.meter.is_done
         call.desk.release(call.ticket, has_completed=has_completed)
 

@@ -48,7 +48,7 @@ class Inbox:
 
 
 def count_pieces(result: Any, meter: CallMeter, note: Callable[[int], object]) -> None:
-    """Let `note` be told the tokens of each piece that is read from a streamed result.
+    """Let `note` be told the tokens of each piece that is read, and when the stream is over.
 
     Serve reads it by calling ``__anext__`` or ``__next__`` on it, so the result gets its own.
     """
@@ -62,7 +62,7 @@ def count_pieces(result: Any, meter: CallMeter, note: Callable[[int], object]) -
 
     def _counted(piece: Any) -> Any:
         num_tokens = meter.feed(piece)
-        if num_tokens > 0:
+        if num_tokens > 0 or meter.is_done:
             note(num_tokens)
         return piece
 
