@@ -8,8 +8,7 @@ RUN python -m venv /opt/balanceroute \
         -r requirements/run.txt -r requirements/build.txt
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src src
-RUN /opt/balanceroute/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
-    && /opt/balanceroute/bin/pip uninstall --yes -r requirements/build.txt
+RUN /opt/balanceroute/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
 
 FROM python:3.11-slim
 COPY --from=build /opt/balanceroute /opt/balanceroute

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,7 +31,10 @@ from tests.live.fake_engine import DONE, FakeEngine, chunk, run, until
 from tests.live.test_process import LIMIT_S, Process, started
 
 pytest.importorskip("kubernetes.aio", reason="Kubernetes' client is not installed")
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "darwin", reason="macOS has one loopback address only"),
+]
 
 PODS = ("127.0.0.2", "127.0.0.3")
 BODY = {"prompt": [1, 2, 3], "stream": True, "max_tokens": 3}
