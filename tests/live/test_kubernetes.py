@@ -200,9 +200,12 @@ def test_what_is_too_old_is_listed_anew(follow: Follow, is_event: bool) -> None:
     """Whether the server says so in the watch or instead of it; what has gone meanwhile goes."""
 
     async def test(api: FakeApi, its: Discovery) -> None:
+        await api.put(SLICES, endpoint_slice("vllm-b", ready("10.0.0.3", "vllm-2")))
+        await until(lambda: len(its.urls) == 3)
         seen: list[tuple[str, ...]] = []
         its.follow(lambda: seen.append(its.urls))
         seen.clear()
+        del api.objects[SLICES]["vllm-b"]
         api.objects[SLICES]["vllm-a"] = endpoint_slice("vllm-a", ready("10.0.0.2", "vllm-1"))
         api.version += 1000
         if is_event:
