@@ -20,8 +20,9 @@ from ray import serve
 
 from balanceroute.ray_serve.router import request_router_config
 
-NUM_REPLICAS, NUM_REQUESTS, SEED = 2, 48, 0
-STEP_S, LOOK_S, APART_S = 0.02, 0.05, 0.05
+NUM_REPLICAS, NUM_REQUESTS, SEED = 2, 120, 0
+STEP_S, LOOK_S, APART_S = 0.05, 0.05, 1 / 12
+FIRST_S = 2.0  # until there are as many requests as there will be on average
 
 
 class Engine:
@@ -59,7 +60,7 @@ def requests() -> list[dict[str, Any]]:
     """Return the requests: a few long prompts among many short ones."""
     rng = np.random.default_rng(SEED)
     prompts = np.where(rng.random(NUM_REQUESTS) < 0.2, 4000, 100)
-    outputs = rng.integers(20, 150, NUM_REQUESTS)
+    outputs = rng.integers(20, 60, NUM_REQUESTS)
     return [
         {"prompt": [1] * int(prompt), "max_tokens": int(output)}
         for prompt, output in zip(prompts, outputs, strict=True)
@@ -73,7 +74,7 @@ def read(handle: Any, request: dict[str, Any], after_s: float) -> int:
 
 
 def run(name: str, **options: Any) -> float:
-    """Serve all requests with a router; return the largest load over the mean, on average."""
+    """Serve all requests with a router; return the largest load by the mean load, on average."""
     engine: Any = serve.deployment(
         Engine,
         num_replicas=NUM_REPLICAS,
@@ -92,16 +93,14 @@ def run(name: str, **options: Any) -> float:
     assert [its["max_tokens"] + 1 for its in requests()] == [each.result() for each in done]
     spans = [dict(each) for each in handle.broadcast("loads").results()]
     serve.delete(name)
-    return imbalance(spans, began_s, time.time())
+    return largest_by_mean(spans, began_s + FIRST_S, began_s + NUM_REQUESTS * APART_S)
 
 
-def imbalance(spans: list[dict[float, int]], began_s: float, ended_s: float) -> float:
-    """Return the mean over time of the largest load over the mean load."""
-    times = np.arange(began_s, ended_s, LOOK_S)
-    columns = [np.interp(times, list(span), list(span.values())) for span in spans]
-    loads = np.stack(columns)
-    busy = loads.sum(axis=0) > 0
-    return float((loads.max(axis=0)[busy] / loads.mean(axis=0)[busy]).mean())
+def largest_by_mean(spans: list[dict[float, int]], since_s: float, until_s: float) -> float:
+    """Return the largest load by the mean load, both averaged over the time while requests come."""
+    times = np.arange(since_s, until_s, LOOK_S)
+    loads = np.stack([np.interp(times, list(span), list(span.values())) for span in spans])
+    return float(loads.max(axis=0).mean() / loads.mean())
 
 
 def main() -> None:
