@@ -7,15 +7,13 @@ import contextlib
 import logging
 import time
 import weakref
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from balanceroute.errors import ConfigError, MissingExtraError
-from balanceroute.live.ticket import Ticket
 from balanceroute.live.warm import warm
-from balanceroute.live.wire import RequestFacts
 from balanceroute.policies.costs import parse_costs
+from balanceroute.ray_serve.booked import Call, Calls
 from balanceroute.ray_serve.calls import CallMeter, read_call
 from balanceroute.ray_serve.desk import Desk, GroupGoneError
 from balanceroute.ray_serve.gang import GANG
@@ -37,27 +35,6 @@ LAG_S = 0.1  # from the end of a stream to its last piece being read
 log = logging.getLogger("ray.serve")
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class _Call:
-    """One request on its way to a replica.
-
-    `is_over`: it is not booked any more; a completion may still be to come, of what has failed.
-    `is_ending`: its completion has come before the end of its stream was read.
-    """
-
-    pending: PendingRequest
-    future: asyncio.Future[Any]
-    desk: Desk
-    facts: RequestFacts | None
-    ticket: Ticket
-    replica: str
-    chosen_s: float
-    is_confirmed: bool = False
-    is_over: bool = False
-    is_ending: bool = False
-    meter: CallMeter | None = None
-
-
 class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is as if untyped
     """Sends each request to the replica that BalanceRoute's policy chooses.
 
@@ -76,7 +53,7 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
             self._fault = error
             log.error("BalanceRoute: no request is routed: %s", error)
         self._desks: dict[str, Desk] = {}
-        self._calls: dict[str, list[_Call]] = {}  # by Serve's internal id
+        self._calls = Calls()
         self._warming: asyncio.Future[None] | None = None
         self._tending: asyncio.Task[None] | None = None
         self._inbox: Inbox | None = None
@@ -152,7 +129,7 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
             with contextlib.suppress(GroupGoneError):
                 replica = await desk.place(ticket)
                 break
-        call = _Call(
+        call = Call(
             pending=pending,
             future=pending.future,
             desk=desk,
@@ -161,26 +138,26 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
             replica=replica,
             chosen_s=time.monotonic(),
         )
-        self._calls.setdefault(pending.metadata.internal_request_id, []).append(call)
+        self._calls.add(call)
         call.future.add_done_callback(partial(self._note_choice, call))
         return replica
 
-    def _take_back(self, pending: PendingRequest) -> _Call | None:
+    def _take_back(self, pending: PendingRequest) -> Call | None:
         """Release what is booked for a request that Serve could not deliver, or that was refused.
 
         Where it was sent, its completion is still to come.
         """
-        call = self._call_of(pending)
+        call = self._calls.booked_for(pending)
         if call is None:
             return None
         call.desk.release(call.ticket)
         call.is_over = True
         if call.future is pending.future:
-            self._forget(call)
+            self._calls.forget(call)
             call.desk.see_full(call.replica)
         return call
 
-    def _note_choice(self, call: _Call, future: asyncio.Future[Any]) -> None:
+    def _note_choice(self, call: Call, future: asyncio.Future[Any]) -> None:
         """Book where a request goes now, or that nobody waits for it any more."""
         if call.is_over or future is not call.future:
             return
@@ -189,7 +166,7 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
         else:
             self._move(call, future.result().replica_id.unique_id)
 
-    def _move(self, call: _Call, replica: str) -> None:
+    def _move(self, call: Call, replica: str) -> None:
         if call.replica != replica:
             call.replica = replica
             call.desk.move(call.ticket, replica)
@@ -198,7 +175,7 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
         self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any
     ) -> None:
         """Book that a replica has taken a request, and follow its answer."""
-        call = self._call_of(pending_request)
+        call = self._calls.booked_for(pending_request)
         if call is None:
             return
         self._move(call, replica_id.unique_id)
@@ -211,9 +188,7 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
         """Book that a request has ended, however it has."""
         if self._inbox is not None:
             self._inbox.empty()
-        calls = self._calls.get(internal_request_id, [])
-        name = replica_id.unique_id
-        call = next((its for its in calls if its.replica == name and not its.is_ending), None)
+        call = self._calls.completed(internal_request_id, replica_id.unique_id)
         if call is None:
             return
         if call.meter is None or call.meter.is_done or call.is_over:
@@ -235,20 +210,15 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
         for desk in self._desks.values():
             desk.see_queue(replica_id.unique_id, num_ongoing_requests)
 
-    def _call_of(self, pending: PendingRequest) -> _Call | None:
-        """Return what is booked for a request; several may share Serve's id."""
-        calls = self._calls.get(pending.metadata.internal_request_id, ())
-        return next((its for its in calls if its.pending is pending and not its.is_over), None)
-
-    def _grow(self, call: _Call, num_tokens: int) -> None:
+    def _grow(self, call: Call, num_tokens: int) -> None:
         if call.is_over:
             return
         call.desk.grow(call.ticket, num_tokens)
         if call.is_ending and call.meter is not None and call.meter.is_done:
             self._end(call)
 
-    def _end(self, call: _Call) -> None:
-        self._forget(call)
+    def _end(self, call: Call) -> None:
+        self._calls.forget(call)
         if call.is_over:
             return
         call.is_over = True
@@ -257,18 +227,10 @@ class BalanceRouteRequestRouter(RequestRouter):  # type: ignore[misc]  # Ray is 
         has_completed = call.meter is not None and call.meter.is_done
         call.desk.release(call.ticket, has_completed=has_completed)
 
-    def _forget(self, call: _Call) -> None:
-        request_id = call.pending.metadata.internal_request_id
-        calls = self._calls.get(request_id, [])
-        if call in calls:
-            calls.remove(call)
-        if not calls:
-            self._calls.pop(request_id, None)
-
     def tend(self) -> None:
         """Give up bookings that nobody has confirmed, and forget what was heard long ago."""
         late_s = time.monotonic() - self._settings.lease_secs
-        for call in [call for calls in self._calls.values() for call in calls]:
+        for call in self._calls:
             if not call.is_confirmed and call.chosen_s < late_s:
                 log.warning(
                     "BalanceRoute: replica %s was chosen for request %s, and Serve has not said "
