@@ -6,7 +6,8 @@ Times are seconds from the start of the run. `N` requests, `T` decode steps, `G`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,10 @@ class Workload:
         Hash of the whole prompt, equal for equal prompts; 0 where unknown.
     cached_tokens : int32 array, shape (N,), or None
         Leading prompt tokens that a prefix cache has, less than the prompt; 0 where unknown.
+    block_ids : sequence of sequences of int, length N, or None
+        Ids of each prompt's blocks, in order; equal ids stand for equal prefixes up to that block.
+    block_tokens : int
+        Tokens of a block; 0 without `block_ids`.
     notes : tuple of str
         What the reader left out or changed, one sentence each, with counts.
     """
@@ -55,6 +60,8 @@ class Workload:
     max_tokens: NDArray[np.int32] | None = None
     prompt_hashes: NDArray[np.int64] | None = None
     cached_tokens: NDArray[np.int32] | None = None
+    block_ids: Sequence[Sequence[int]] | None = None
+    block_tokens: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -78,8 +85,11 @@ class Workload:
         >>> workload.select(slice(2)).output_tokens
         array([10, 12], dtype=int32)
         """
-        columns = {name: values[rows] for name, values in self.columns.items()}
-        return Workload(name=self.name, notes=self.notes, **columns)
+        columns: dict[str, Any] = {name: its[rows] for name, its in self.columns.items()}
+        if self.block_ids is None:
+            return Workload(name=self.name, notes=self.notes, **columns)
+        ids = [self.block_ids[row] for row in np.arange(self.num_requests)[rows]]
+        return replace(self, block_ids=ids, **columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,6 +18,7 @@ from balanceroute.cli import (
     doctor,
     emulate,
     epp,
+    fleet,
     gap,
     load,
     policies,
@@ -39,6 +40,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("simulate")(simulate.simulate)
+app.command("fleet")(fleet.fleet)
 app.command("serve")(serve.serve)
 app.command("epp")(epp.epp)
 app.command("emulate")(emulate.emulate)

@@ -111,6 +111,13 @@ def serve(
         bool | None, option("Also choose ranks for gateways that carry requests themselves.")
     ] = None,
     grpc_port: Annotated[int | None, option("Where they may ask over gRPC; else nowhere.")] = None,
+    session_header: Annotated[
+        str | None, option("Names a request's session, for br_fleet; else X-Session-Id.")
+    ] = None,
+    prefix_blocks: Annotated[
+        int | None,
+        option("Prompt blocks of 1,024 bytes that a group keeps, for br_fleet; else 65536."),
+    ] = None,
     log_level: Annotated[str, option("debug, info, warning or error.")] = "info",
     log_format: Annotated[str, option("text, or json: an object per line.")] = "text",
 ) -> None:

@@ -31,6 +31,9 @@ def simulate(
         str | None, option("Format of the file; else detected.", "--format")
     ] = None,
     ranks: Annotated[int, option("Ranks of the group, G.")] = 16,
+    groups: Annotated[
+        int, option("Into which the ranks are divided, each with a barrier; one brain for all.")
+    ] = 1,
     slots: Annotated[int, option("Running requests per rank, B.")] = 72,
     kv_tokens: Annotated[int | None, option("KV tokens per rank; else unlimited.")] = None,
     rank_speeds: Annotated[
@@ -114,6 +117,7 @@ def simulate(
         step_time=StepTime.parse(step_time, num_slots=slots),
         num_ranks=ranks,
         num_slots=slots,
+        num_groups=groups,
         kv_tokens=kv_tokens,
         rank_speeds=_parse_speeds(rank_speeds),
         has_barrier=barrier,

@@ -11,7 +11,7 @@ from balanceroute.kernels.ledger import RecordArray
 from balanceroute.kernels.waiting import REQUEST_TRAITS
 
 Integers = NDArray[np.integer] | Sequence[int]
-UNKNOWN = np.array((-1, 0, 0, -1, 0, 0, 0), REQUEST_TRAITS)
+UNKNOWN = np.array((-1, 0, 0, -1, 0, 0, 0, 0), REQUEST_TRAITS)
 NO_TRAITS: RecordArray = np.zeros(0, REQUEST_TRAITS)  # where nothing is known of any request
 
 
@@ -25,6 +25,7 @@ def request_traits(
     saved_tokens: Integers | None = None,
     cached_tokens: Integers | None = None,
     priorities: Integers | None = None,
+    sessions: Integers | None = None,
 ) -> RecordArray:
     """Return what is known of requests, one record each; columns left out are unknown.
 
@@ -34,6 +35,8 @@ def request_traits(
         N, at least 0.
     client_ids, max_tokens, prompt_hashes, preferred_ranks, saved_tokens, cached_tokens, priorities
         Integers, shape (N,); see `PoolView`.
+    sessions
+        Likewise.
 
     Returns
     -------
@@ -53,6 +56,7 @@ def request_traits(
         ("saved_tokens", saved_tokens),
         ("cached_tokens", cached_tokens),
         ("priority", priorities),
+        ("session", sessions),
     ):
         if values is not None:
             traits[name] = values

@@ -274,24 +274,23 @@ class PoolView:
 
     @property
     def saved_tokens(self) -> Int64Array:
-        """Return the prompt tokens that the preferred rank would save, shape (N,).
-
-        For example those in its prefix cache; 0 without a preferred rank.
-        """
+        """Return the prompt tokens that the preferred rank would save, as in its prefix cache."""
         return self._trait("saved_tokens")
 
     @property
     def cached_tokens(self) -> Int64Array:
-        """Return the prompt tokens that no rank has to compute, shape (N,); 0 where unknown.
-
-        They take KV tokens as soon as the request has a slot, but no time and no token budget.
-        """
+        """Return prompt tokens that no rank has to compute, which still take room, shape (N,)."""
         return self._trait("cached_tokens")
 
     @property
     def priorities(self) -> Int64Array:
         """Return each request's priority, shape (N,): as in vLLM, lower goes earlier, usually 0."""
         return self._trait("priority")
+
+    @property
+    def sessions(self) -> Int64Array:
+        """Return a number for the session of each request, shape (N,); 0 where unknown."""
+        return self._trait("session")
 
     def _trait(self, name: str) -> Int64Array:
         traits = request_traits(len(self)) if self.traits is None else self.traits

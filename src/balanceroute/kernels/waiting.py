@@ -19,6 +19,7 @@ REQUEST_TRAITS = np.dtype(
         ("saved_tokens", np.int64),  # prompt tokens that the preferred rank would save
         ("cached_tokens", np.int64),  # prompt tokens that no rank has to compute
         ("priority", np.int64),  # lower goes earlier; 0 if nothing was said
+        ("session", np.int64),  # equal for requests of one session; 0 if unknown
     ]
 )
 

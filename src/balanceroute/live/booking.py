@@ -39,8 +39,17 @@ class Booking:
             placed(ticket)
             return
         ticket.on_placed = placed
+        if self._parts.affinity is not None:
+            self._parts.affinity.advise(ticket)
+            ticket.on_placed = partial(self._note_place, placed)
         self._queue.enter(ticket, tenant)
         self._planner.arrive()
+
+    def _note_place(self, placed: Callable[[Ticket], None], ticket: Ticket) -> None:
+        """Note which group will have a request's prefix."""
+        assert self._parts.affinity is not None
+        self._parts.affinity.note(ticket)
+        placed(ticket)
 
     async def place(self, ticket: Ticket, tenant: str | None, limit_s: float) -> None:
         """Wait until the request has a rank; 408 if it has none in time."""

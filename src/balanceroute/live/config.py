@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from balanceroute.errors import ConfigError
 from balanceroute.live.addresses import RankAddress, rank_addresses
+from balanceroute.live.fleet import FLEET_DEFAULTS, is_fleet
 
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
 Positive = Annotated[int, Meta(ge=1)]
@@ -39,7 +40,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One router in front of one group.
+    """One router in front of one group, or, with the policy `br_fleet`, of several groups' routers.
 
     Attributes
     ----------
@@ -121,6 +122,11 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         How long a rank is held for such a request of which nothing is heard.
     grpc_port : int or None
         Where gRPC is served, on the same host; None: nowhere.
+    session_header : str or None
+        Header that names the session of a request; for `br_fleet`.
+    prefix_blocks : int
+        Blocks of 1,024 bytes of prompts that each group is taken to keep cached; 0: prompts are not
+        looked at. For `br_fleet`.
     """
 
     worker_urls: tuple[str, ...] = ()
@@ -180,6 +186,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     decisions: bool = False
     decision_lease_secs: Seconds = 60.0
     grpc_port: Port | None = None
+    session_header: str | None = None
+    prefix_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
 
     @property
     def addresses(self) -> list[RankAddress]:
@@ -236,6 +244,8 @@ def read_config(
     """
     settings = _read_file(path) if path is not None else {}
     settings |= {name: value for name, value in flags.items() if value is not None}
+    if is_fleet(str(settings.get("policy"))):
+        settings = FLEET_DEFAULTS | settings
     owner = str(path) if path is not None else "command line"
     try:
         config = msgspec.convert(settings, ServeConfig, strict=False)
@@ -288,7 +298,14 @@ def _check(config: ServeConfig, *, is_picker: bool) -> None:
     keys = [key for its in config.tenants.values() for key in its.keys] + list(config.api_keys)
     if len(set(keys)) < len(keys) or "" in keys:
         raise ConfigError("a key must not be empty, nor stand twice among tenants and api-keys")
-    if config.tenant_header is not None and not TOKEN.fullmatch(config.tenant_header):
-        raise ConfigError(f"tenant_header must be a header's name, got {config.tenant_header!r}")
+    for name in ("tenant_header", "session_header"):
+        header = getattr(config, name)
+        if header is not None and not TOKEN.fullmatch(header):
+            raise ConfigError(f"{name} must be a header's name, got {header!r}")
+    if is_fleet(config.policy):
+        if config.barrier:
+            raise ConfigError("br_fleet chooses among groups, which do not share one --barrier")
+    elif config.session_header is not None or config.prefix_blocks > 0:
+        raise ConfigError("--session-header and --prefix-blocks need --policy br_fleet")
     if config.prefill_budget is not None and config.step_time is None:
         raise ConfigError("--prefill-budget needs --step-time, against which prefill is weighed")

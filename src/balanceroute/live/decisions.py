@@ -28,7 +28,15 @@ VIEW_COLUMNS = (
     "clocks",
 )
 GENERATED, LOAD = VIEW_COLUMNS.index("generated_tokens"), VIEW_COLUMNS.index("load_tokens")
-TRAITS = ("client_id", "max_tokens", "prompt_hash", "priority")
+TRAITS = (
+    "client_id",
+    "max_tokens",
+    "prompt_hash",
+    "priority",
+    "preferred_rank",
+    "saved_tokens",
+    "session",
+)
 KNOWN = ("request", "rank", "prompt_tokens", "client", "max_tokens", "prompt_hash")
 ROW_COLUMNS = tuple(name for name in ENTRY_ACCOUNT.fields or () if name != "next_free")
 NOW, BEFORE = 0, 1  # where the rest of an event is found: in the row as it is, or as it was

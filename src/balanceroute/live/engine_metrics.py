@@ -28,12 +28,15 @@ class EngineState:
         Fraction of its KV tokens in use, in [0, 1].
     kv_tokens : int
         What it can hold; 0 if it does not say.
+    num_slots : int
+        Requests that it runs together; 0 if it does not say.
     """
 
     num_running: int
     num_waiting: int
     kv_usage: float
     kv_tokens: int
+    num_slots: int = 0
 
     @property
     def load_tokens(self) -> int:

@@ -7,6 +7,29 @@ from collections.abc import Iterable
 from balanceroute.errors import ConfigError
 from balanceroute.live.config import ServeConfig
 
+FIXED = (
+    "shadow",
+    "decision_log",
+    "decision_log_max_bytes",
+    "decision_log_files",
+    "host",
+    "port",
+    "admin_port",
+    "max_body_bytes",
+    "max_header_bytes",
+    "max_headers",
+    "step_time",
+    "prefill_budget",
+    "prefill_urls",
+    "prefill_max_kv_usage",
+    "tokenizer",
+    "count_by",
+    "tokenize_timeout_secs",
+    "decisions",
+    "grpc_port",
+    "prefix_blocks",
+)
+
 
 def expect_same(before: ServeConfig, after: ServeConfig, names: Iterable[str]) -> None:
     """Raise `ConfigError` if one of these settings has changed."""

@@ -149,8 +149,7 @@ class LiveGroup:
     def enter(self, ticket: Ticket) -> None:
         """Put a request into the pool, behind those that are there."""
         self._register(ticket)
-        known = (ticket.client, ticket.max_tokens, ticket.prompt_hash, -1, 0, 0, ticket.priority)
-        self._pool.append_one(ticket.number, ticket.prompt_tokens, ticket.arrived_s, known)
+        self._pool.append_one(ticket.number, ticket.prompt_tokens, ticket.arrived_s, ticket.traits)
         self._pooled[ticket.number] = ticket
 
     def enter_pinned(self, ticket: Ticket) -> None:

@@ -152,6 +152,7 @@ class _GroupState(Collector):
                 ranks["num_running"] + ranks["num_waiting"],
             ),
             "slots": ("Requests that may run together.", group.num_slots),
+            "kv_tokens": ("KV tokens that it can hold; 2**62: unknown.", group.kv_tokens),
             "open": ("1 if it may have requests.", group.is_open),
             "foreign_requests": ("Requests there that are not this router's.", group.foreign_reqs),
             "foreign_tokens": ("Tokens there that are not this router's.", group.foreign_tokens),

@@ -12,6 +12,7 @@ import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.live.addresses import RankAddress, rank_addresses
+from balanceroute.live.affinity import Affinity, affinity_of
 from balanceroute.live.answers import Refusal
 from balanceroute.live.barrier import Barrier
 from balanceroute.live.collectors import BarrierState, HealthState
@@ -20,7 +21,8 @@ from balanceroute.live.counting import Counting, EngineCounting, NoCounting, Tok
 from balanceroute.live.decision_log import DecisionLog, open_log
 from balanceroute.live.decisions import POLICY_STREAM
 from balanceroute.live.fair import FairQueue
-from balanceroute.live.fixed import expect_same
+from balanceroute.live.fixed import FIXED, expect_same
+from balanceroute.live.fleet import is_fleet
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.health import Health
 from balanceroute.live.meters import Meters
@@ -30,33 +32,13 @@ from balanceroute.live.prompts import PromptCounter
 from balanceroute.live.shadow import Shadow, shadow_of
 from balanceroute.live.tenants import weight_of
 from balanceroute.live.tokenizer import FileTokenizer
+from balanceroute.live.unanswered import Unanswered
 from balanceroute.policies.base import Policy
 from balanceroute.policies.registry import make_policy
 
 FALLBACK = "least_tokens"  # as the planner does
 FIRST_SLOTS = 256  # vLLM's usual --max-num-seqs, until a queue is seen
 OF_POLICY = ("policy", "seed", "binding")
-FIXED = (
-    "shadow",
-    "decision_log",
-    "decision_log_max_bytes",
-    "decision_log_files",
-    "host",
-    "port",
-    "admin_port",
-    "max_body_bytes",
-    "max_header_bytes",
-    "max_headers",
-    "step_time",
-    "prefill_budget",
-    "prefill_urls",
-    "prefill_max_kv_usage",
-    "tokenizer",
-    "count_by",
-    "tokenize_timeout_secs",
-    "decisions",
-    "grpc_port",
-)
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -89,6 +71,8 @@ class Parts:
     counting: Counting = field(default_factory=NoCounting)
     decisions: DecisionLog | None = None
     shadow: Shadow | None = None
+    affinity: Affinity | None = None
+    unanswered: Unanswered | None = None
     is_stopping: bool = False
     has_fallen_back: bool = False
 
@@ -135,6 +119,8 @@ class Parts:
             session=session,
             prefill=_prefill(config, session),
             barrier=Barrier(group, costs),
+            affinity=affinity_of(config),
+            unanswered=Unanswered() if is_fleet(config.policy) else None,
         )
         parts.shadow = shadow_of(parts.config, group, costs, parts.note_shadow)
         if parts.shadow is not None:
@@ -210,13 +196,24 @@ class Parts:
         """Let those ranks have requests that are fit for them."""
         for rank, is_open in enumerate(self.health.is_open):
             self.group.set_open(rank, is_open=is_open)
+            if not self.health.is_well[rank]:
+                self._leave_group(rank)
         self.planner.arrive()
+
+    def _leave_group(self, rank: int) -> None:
+        """Expect nothing more of a group that is away, if the ranks are groups."""
+        if self.affinity is not None:
+            self.affinity.forget(rank)
+        if self.unanswered is not None:
+            self.unanswered.give_up(rank)
 
     def add_rank(self, address: RankAddress) -> None:
         """Take a rank in; it gets requests once it has proved to be well."""
         self.addresses.append(address)
         self.group.add_rank(num_slots=self.config.slots or FIRST_SLOTS, kv_tokens=None)
         self.health.add(address.name)
+        if self.affinity is not None:
+            self.affinity.add_group()
 
     def reload(self, config: ServeConfig) -> None:
         """Put new settings in force; no request is lost or moved by that.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
+from collections.abc import Awaitable
 
 import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from balanceroute.live.affinity import session_of
 from balanceroute.live.answers import Refusal
 from balanceroute.live.booking import Booking
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
@@ -20,6 +22,7 @@ from balanceroute.live.parts import Parts
 from balanceroute.live.tenants import tenant_of
 from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, read_usage
+from balanceroute.live.unanswered import GroupClosed
 from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
 from balanceroute.live.wire import BadBody, read_request
 
@@ -41,7 +44,8 @@ class Proxy:
         """Answer one request; `Refusal` if that cannot be done and nothing has been sent yet."""
         body = await read_body(request, self._parts.config.body_timeout_secs)
         try:
-            facts = read_request(request.path, body)
+            has_affinity = self._parts.affinity is not None
+            facts = read_request(request.path, body, with_blocks=has_affinity)
         except BadBody as error:
             raise Refusal(400, f"the body is not a JSON object: {error}", "bad_body") from error
         tenant = tenant_of(request, self._parts.config)
@@ -58,6 +62,8 @@ class Proxy:
             is_streamed=facts.is_streamed,
             name=request_id,
             pinned_rank=self._pinned_rank(request),
+            session=session_of(request.headers, self._parts.config),
+            blocks=facts.blocks,
         )
         headers = request_headers(
             request.headers, keeps_secrets=not self._parts.config.asks_for_keys
@@ -132,11 +138,10 @@ class Proxy:
         body = name_rank(address, self._parts.config.rank_field, headers, sent)
         url = f"{address.url}{call.request.path_qs}"
         try:
-            upstream = await self._parts.session.post(
-                url, data=body, headers=headers, allow_redirects=False
-            )
+            upstream = await self._ask(rank, url, body, headers)
         except (aiohttp.ClientError, OSError) as error:
-            self._parts.health.fail(rank, f"{type(error).__name__}: {error}")
+            if not isinstance(error, GroupClosed):
+                self._parts.health.fail(rank, f"{type(error).__name__}: {error}")
             if isinstance(error, aiohttp.ClientConnectorError):
                 call.handed_over = sent
             if is_last:
@@ -153,6 +158,14 @@ class Proxy:
             return await self._whole(call, upstream, is_last=is_last)
         finally:
             upstream.close() if not upstream.content.at_eof() else upstream.release()
+
+    async def _ask(
+        self, rank: int, url: str, body: bytes, headers: CIMultiDict[str]
+    ) -> aiohttp.ClientResponse:
+        """Send a request, and return the answer once it begins."""
+        session, unanswered = self._parts.session, self._parts.unanswered
+        asking = session.post(url, data=body, headers=headers, allow_redirects=False)
+        return await (asking if unanswered is None else unanswered.expect(rank, _begun(asking)))
 
     async def _whole(
         self, call: Call, upstream: aiohttp.ClientResponse, *, is_last: bool
@@ -247,3 +260,8 @@ class Proxy:
                 "bad_rank",
             )
         return int(text)
+
+
+async def _begun(asking: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+    """Return the answer once it begins, as a coroutine."""
+    return await asking

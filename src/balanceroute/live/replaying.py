@@ -135,7 +135,7 @@ class Scene:
         if new := line.get("in"):
             ids, prompts, arrivals_s, *traits = zip(*(row[:-1] for row in new), strict=True)
             told = request_traits(len(ids))
-            for name, values in zip(TRAITS, traits, strict=True):
+            for name, values in zip(TRAITS, traits, strict=False):  # older logs have fewer
                 told[name] = values
             self.pool.append(
                 np.array(ids, np.int64), np.array(prompts, np.int64), np.array(arrivals_s), told

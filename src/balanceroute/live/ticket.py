@@ -26,6 +26,10 @@ class Ticket:
         How its client calls it, for logs.
     pinned_rank : int
         The rank that the client has asked for, or -1.
+    preferred_rank, saved_tokens, session : int
+        Where its prefix is, what that saves, and a number for its session; see `PoolView`.
+    blocks : tuple of int
+        Of its prefix, as `PrefixIndex` takes them.
     on_placed : callable
         Called with the ticket once it has a rank.
     number, rank, handle : int
@@ -42,10 +46,21 @@ class Ticket:
     is_streamed: bool = True
     name: str = ""
     pinned_rank: int = -1
+    session: int = 0
+    blocks: tuple[int, ...] = ()
     on_placed: Callable[[Ticket], None] = _ignore
+    preferred_rank: int = field(default=-1, init=False)
+    saved_tokens: int = field(default=0, init=False)
     number: int = field(default=-1, init=False)
     rank: int = field(default=-1, init=False)
     handle: int = field(default=NO_HANDLE, init=False)
     arrived_s: float = field(default=0.0, init=False)
     sent_s: float = field(default=0.0, init=False)
     output_tokens: int = field(default=0, init=False)
+
+    @property
+    def traits(self) -> tuple[int, ...]:
+        """Return what `REQUEST_TRAITS` has of it."""
+        known = (self.client, self.max_tokens, self.prompt_hash)
+        affinity = (self.preferred_rank, self.saved_tokens)
+        return (*known, *affinity, 0, self.priority, self.session)

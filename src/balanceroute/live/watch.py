@@ -12,8 +12,9 @@ import aiohttp
 import numpy as np
 
 from balanceroute.errors import ConfigError
-from balanceroute.live.engine_metrics import EngineState, read_engine_states
+from balanceroute.live.engine_metrics import EngineState
 from balanceroute.live.parts import Parts
+from balanceroute.live.router_metrics import read_states
 
 NUM_LOOKS = 3  # of which the one that shows least counts, since loads change between two events
 SLOTS_TRIED = 8  # one more for so many
@@ -104,7 +105,7 @@ class Watch:
                 text = await answer.text() if answer.ok else ""
         except (aiohttp.ClientError, OSError, TimeoutError, UnicodeDecodeError):
             return False
-        states = read_engine_states(text)
+        states = read_states(text)
         ranks = self._ranks_of.get(url, [])
         if not states:
             return False
@@ -152,7 +153,8 @@ class Watch:
 def _learned_slots(num_slots: int, state: EngineState) -> int:
     """Return how many requests a rank seems to run together: as many as run while others wait.
 
-    Fewer may have run for want of KV tokens, so where all run that may, more are tried.
+    Fewer may have run for want of KV tokens, so where all run that may, more are tried. A group's
+    router says it.
 
     Examples
     --------
@@ -160,6 +162,8 @@ def _learned_slots(num_slots: int, state: EngineState) -> int:
     >>> _learned_slots(256, busy)
     72
     """
+    if state.num_slots > 0:
+        return state.num_slots
     if state.num_waiting > 0 and state.num_running > 0:
         return state.num_running
     if state.num_running >= num_slots:

@@ -13,6 +13,7 @@ import msgspec
 
 NUM_CLIENTS = 1 << 40  # that can be told apart; classifiers put the number into a key of 64 bits
 OF_IDS = b"0123456789,[] \t\r\n"  # what lists of token ids are written with
+BLOCK_BYTES = 1024  # of a prompt as it is written; a few hundred tokens, as blocks of caches are
 MESSAGE_TOKENS = 4  # what a chat template adds to a message, about
 PATHS = {  # endpoints that make the engine generate, and what their prompt is called
     "/v1/completions": "prompt",
@@ -66,6 +67,8 @@ class RequestFacts:
         Equal for equal prompts; 0 if there is none.
     client : int
         A number for whom the request is made for, the same for the same; -1 if it does not say.
+    blocks : tuple of int
+        Ids of its prompt's whole blocks, if they were asked for.
     """
 
     is_streamed: bool
@@ -78,10 +81,11 @@ class RequestFacts:
     client: int
     text_tokens: int | None = None
     counted_tokens: int | None = None
+    blocks: tuple[int, ...] = ()
 
 
-def read_request(path: str, body: bytes) -> RequestFacts:
-    """Return what the body of a request to a generating endpoint tells.
+def read_request(path: str, body: bytes, *, with_blocks: bool = False) -> RequestFacts:
+    """Return what the body of a request to a generating endpoint tells, with blocks on demand.
 
     Raises
     ------
@@ -111,7 +115,25 @@ def read_request(path: str, body: bytes) -> RequestFacts:
         priority=_integer(fields.priority),
         prompt_hash=_hash(raw),
         client=_client(fields.user),
+        blocks=prefix_blocks(raw) if with_blocks else (),
     )
+
+
+def prefix_blocks(prompt: bytes) -> tuple[int, ...]:
+    """Return an id for each whole block of a prompt, which stands for all that leads up to it.
+
+    Examples
+    --------
+    >>> first, second = prefix_blocks(b"a" * 2048 + b"b"), prefix_blocks(b"a" * 1024 + b"b" * 1024)
+    >>> len(first), first[0] == second[0], first[1] == second[1]
+    (2, True, False)
+    """
+    blocks, before = [], b""
+    for start in range(0, len(prompt) - BLOCK_BYTES + 1, BLOCK_BYTES):
+        block = prompt[start : start + BLOCK_BYTES]
+        before = hashlib.blake2b(block, digest_size=8, key=before).digest()
+        blocks.append(int.from_bytes(before, "little", signed=True))
+    return tuple(blocks)
 
 
 def _num_ids(raw: bytes) -> int | None:
@@ -142,7 +164,10 @@ def _client(user: msgspec.Raw) -> int:
 
 
 def _hash(raw: bytes) -> int:
-    if raw == b"null":
-        return 0
+    return 0 if raw == b"null" else number_of(raw)
+
+
+def number_of(raw: bytes) -> int:
+    """Return a number for what may be long, the same for the same, never 0."""
     digest = hashlib.blake2b(raw, digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) or 1

@@ -43,6 +43,7 @@ BUILT_IN = {
     "br_h": "look_ahead:BrH",
     "br_auto": "auto:BrAuto",
     "br_wave": "wave:BrWave",
+    "br_fleet": "fleet:BrFleet",
     "bf_io": "bf_io:BfIo",
 }
 

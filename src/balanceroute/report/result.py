@@ -85,6 +85,8 @@ class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
         Relative speed of each rank; None: all equal.
     barrier : bool
         Whether a step waits for the slowest rank.
+    groups : int
+        Into which the ranks are divided, each with a barrier of its own.
     """
 
     ranks: int
@@ -108,6 +110,7 @@ class GroupInfo(msgspec.Struct, frozen=True, kw_only=True):
     warmup_steps: int | None = None
     rank_speeds: tuple[float, ...] | None = None
     barrier: bool = True
+    groups: int = 1
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):

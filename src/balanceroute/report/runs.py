@@ -90,4 +90,5 @@ def group_info(config: SimConfig, *, rate_scale: float = 1.0) -> GroupInfo:
         warmup_steps=config.warmup_steps,
         rank_speeds=config.rank_speeds or None,
         barrier=config.has_barrier,
+        groups=config.num_groups,
     )

@@ -47,10 +47,18 @@ def describe_group(group: GroupInfo) -> str:
     if group.arrivals == "saturated":
         arrivals = f"saturated pool of {group.pool}" if group.pool else "saturated"
     barrier = "" if group.barrier else ", no barrier"
+    barrier += f", {group.groups} barriers" if group.groups > 1 else ""
     return (
         f"{count_ranks(group)} × {group.slots} slots, step time {group.step_time.name}, "
         f"{arrivals}{barrier}"
     )
+
+
+def _barrier(group: GroupInfo) -> str:
+    if not group.barrier:
+        return "none"
+    among = "" if group.groups == 1 else f" of its group, one of {group.groups}"
+    return f"each step waits for the slowest rank{among}"
 
 
 def _workload(workload: WorkloadInfo) -> list[tuple[str, str]]:
@@ -105,7 +113,7 @@ def _group(group: GroupInfo) -> list[tuple[str, str]]:
             f"{step.name}: {1e3 * step.constant_s:g} ms + {step.seconds_per_token:g} s × "
             f"({step.kappa0_tokens:g} per request + tokens) of the slowest rank",
         ),
-        ("Barrier", "each step waits for the slowest rank" if group.barrier else "none"),
+        ("Barrier", _barrier(group)),
         ("Prefill", _prefill(group)),
         ("Arrivals", f"{_ARRIVALS[group.arrivals]}, rate × {group.rate_scale:g}"),
         ("Pool", "–" if group.pool is None else f"{group.pool:,} requests"),

@@ -2,111 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, get_args
 
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.cluster.step_time_file import SUFFIX, read_step_time
 from balanceroute.errors import ConfigError
 from balanceroute.sim.gates import make_gate
 from balanceroute.sim.ranges import require_choice, require_range
+from balanceroute.sim.step_time import STEP_TIME_PRESETS as STEP_TIME_PRESETS
+from balanceroute.sim.step_time import StepTime as StepTime
 
 Arrivals = Literal["saturated", "trace", "poisson"]
 Start = Literal["stationary", "empty"]
 BindingChoice = Literal["pooled", "immediate"]
 
-# BF-IO (arXiv 2601.17855), step time of one decode step; `paper` is BalanceRoute's constant.
-S_PER_TOKEN = 1.005e-7
-PAPER_CONSTANT_S = 9.775e-3
-BF_IO_S_PER_SLOT, BF_IO_BASE_S, BF_IO_DIVISOR = 0.6e-3, 35e-3, 16
-# DeepSeek-V3's decode attention on H200, fp8, one layer, in milliseconds: a line through measured
-# kernel times, t = 0.1503 + 6.84e-4 * sequences + 3.60e-7 * tokens, times 61 layers.
-H200_LAYERS, H200_LAYER_S = 61, 0.1503e-3
-H200_LAYER_S_PER_SEQUENCE, H200_LAYER_S_PER_TOKEN = 6.84e-7, 3.60e-10
-
 MAX_COUNT = 1_000_000_000_000  # of anything; sums of such counts fit int64
 MAX_GROUP_SLOTS = 10_000_000  # about a gigabyte of accounts
-
-STEP_TIME_PRESETS = ("paper", "bf-io", "h200-deepseek-v3")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepTime:
-    """How long a decode step takes: ``C + t_l * max_g (kappa0 * n_g + L_g)``.
-
-    Attributes
-    ----------
-    name : str
-        Preset, or ``"custom"``.
-    constant_s : float
-        C, seconds, at least 0.
-    s_per_token : float
-        t_l, seconds per resident token, at least 0.
-    kappa0_tokens : float
-        Tokens that cost as much as one more running request, at least 0.
-
-    Examples
-    --------
-    >>> StepTime.parse("paper", num_slots=72).constant_s
-    0.009775
-    >>> round(StepTime.parse("bf-io", num_slots=72).constant_s, 7)
-    0.0048875
-    >>> StepTime.parse("0.01,2e-8", num_slots=72).s_per_token
-    2e-08
-    """
-
-    name: str
-    constant_s: float
-    s_per_token: float
-    kappa0_tokens: float = 0.0
-
-    def __post_init__(self) -> None:
-        for field in ("constant_s", "s_per_token", "kappa0_tokens"):
-            value = getattr(self, field)
-            if not (math.isfinite(value) and value >= 0):
-                raise ConfigError(f"step time: {field} must be a number of at least 0, got {value}")
-        if self.constant_s == 0 and self.s_per_token == 0:
-            raise ConfigError("step time: the constant and the time per token cannot both be 0")
-
-    @staticmethod
-    def parse(text: str, *, num_slots: int) -> StepTime:
-        """Read a preset's name, ``C,T[,KAPPA0]`` in s, s and tokens, or what `calibrate` wrote."""
-        if text.endswith(SUFFIX):
-            found = read_step_time(Path(text))
-            names = ("constant_s", "s_per_token", "kappa0_tokens")
-            return StepTime(name="measured", **{name: getattr(found, name) for name in names})
-        if text == "paper":
-            return StepTime(name=text, constant_s=PAPER_CONSTANT_S, s_per_token=S_PER_TOKEN)
-        if text == "bf-io":
-            constant_s = (BF_IO_S_PER_SLOT * num_slots + BF_IO_BASE_S) / BF_IO_DIVISOR
-            return StepTime(name=text, constant_s=constant_s, s_per_token=S_PER_TOKEN)
-        if text == "h200-deepseek-v3":
-            return StepTime(
-                name=text,
-                constant_s=H200_LAYERS * H200_LAYER_S,
-                s_per_token=H200_LAYERS * H200_LAYER_S_PER_TOKEN,
-                kappa0_tokens=H200_LAYER_S_PER_SEQUENCE / H200_LAYER_S_PER_TOKEN,
-            )
-        try:
-            numbers = [float(part) for part in text.split(",")]
-        except ValueError:
-            numbers = []
-        if len(numbers) not in (2, 3):
-            nearest = difflib.get_close_matches(text, STEP_TIME_PRESETS, n=1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise ConfigError(
-                f"step time {text!r} is neither a preset ({', '.join(STEP_TIME_PRESETS)}), a .json "
-                f"file of calibrate, nor C,T or C,T,KAPPA0 in seconds and tokens{hint}"
-            )
-        return StepTime(
-            name="custom",
-            constant_s=numbers[0],
-            s_per_token=numbers[1],
-            kappa0_tokens=numbers[2] if len(numbers) == 3 else 0.0,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +30,8 @@ class SimConfig:
         Cost of a decode step.
     num_ranks, num_slots : int
         G and B, at least 1.
+    num_groups : int
+        Groups of consecutive ranks, each with a barrier of its own, which one brain serves.
     kv_tokens : int or None
         KV tokens each rank can hold; None for no limit.
     rank_speeds : tuple of float
@@ -160,6 +73,7 @@ class SimConfig:
     step_time: StepTime
     num_ranks: int = 16
     num_slots: int = 72
+    num_groups: int = 1
     kv_tokens: int | None = None
     rank_speeds: tuple[float, ...] = ()
     has_barrier: bool = True
@@ -189,6 +103,7 @@ class SimConfig:
         require_choice("arrivals", self.arrivals, get_args(Arrivals))
         require_choice("binding", self.binding, (*get_args(BindingChoice), None))
         require_choice("start", self.start, (*get_args(Start), None))
+        self._check_groups()
         self._check_speeds()
         self._check_prefill()
         self._check_gate()
@@ -213,6 +128,15 @@ class SimConfig:
             )
         if self.warmup_steps is not None and self.warmup_steps < 0:
             raise ConfigError(f"--warmup-steps must be at least 0, got {self.warmup_steps}")
+
+    def _check_groups(self) -> None:
+        if not (self.num_groups >= 1 and self.num_ranks % self.num_groups == 0):
+            raise ConfigError(
+                f"--groups must be at least 1 and divide --ranks ({self.num_ranks}), "
+                f"got {self.num_groups}"
+            )
+        if self.num_groups > 1 and not self.has_barrier:
+            raise ConfigError("--groups are for ranks that wait for each other: no --no-barrier")
 
     def _check_speeds(self) -> None:
         if self.rank_speeds and len(self.rank_speeds) != self.num_ranks:
@@ -260,6 +184,8 @@ class SimConfig:
             raise ConfigError(
                 "--prefill-gate is for ranks that wait for each other: no --no-barrier"
             )
+        if self.num_groups > 1:
+            raise ConfigError("--prefill-gate is for one group; leave out --groups")
 
     @property
     def costs(self) -> StepCosts:
@@ -274,6 +200,11 @@ class SimConfig:
             budget_tokens=self.prefill_budget_tokens,
             has_barrier=self.has_barrier,
         )
+
+    @property
+    def ranks_per_barrier(self) -> int:
+        """Return how many ranks step together."""
+        return self.num_ranks // self.num_groups if self.has_barrier else 1
 
     @property
     def is_saturated(self) -> bool:

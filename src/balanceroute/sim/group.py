@@ -36,16 +36,26 @@ class SimGroup:
         Requests; dispatched by row.
     keeps_events : bool
         Whether the ledger notes what happens to requests.
+    requests : REQUEST_LOG array, shape (N,), or None
+        Where it is noted what becomes of each row; None: in an array of the group's own.
+    num_samples : int
+        Rows of loads that are kept, at least 2.
     """
 
     def __init__(
-        self, config: SimConfig, workload: Workload, *, keeps_events: bool = False
+        self,
+        config: SimConfig,
+        workload: Workload,
+        *,
+        keeps_events: bool = False,
+        requests: RecordArray | None = None,
+        num_samples: int = NUM_SAMPLES,
     ) -> None:
         num_ranks = config.num_ranks
         num_beyond_slots = min(2 * config.pool_target, workload.num_requests)
         capacity = num_ranks * config.num_slots + num_beyond_slots
         self.ledger = Ledger(num_ranks=num_ranks, capacity=capacity, keeps_events=keeps_events)
-        self._workload = workload
+        self.workload = workload
         known = ["client_ids", "max_tokens", "prompt_hashes"]
         if config.prefix_cache:
             known.append("cached_tokens")
@@ -53,20 +63,17 @@ class SimGroup:
         self._cost = _kernel_cost(config.costs)
         self._gate = gate_state(config.prefill_gate, num_ranks)
         self._engines = _idle_engines(config)
-        num_clocks = 1 if config.has_barrier else num_ranks
+        num_clocks = config.num_groups if config.has_barrier else num_ranks
         self._clocks = np.zeros(num_clocks, CLOCK)
         num_days = int(workload.output_tokens.max()) + 2
         self._calendar = np.full((num_clocks, num_days), NONE, np.int64)
         self._seats = np.zeros(capacity, SEAT)
         self._first_handles = np.zeros(capacity, np.int64)
-        self._requests = np.zeros(workload.num_requests, REQUEST_LOG)
-        for name in ("admitted_s", "first_token_s", "finished_s"):
-            self._requests[name] = np.nan
-        self._requests["rank"] = NONE
+        self._requests = request_log(workload.num_requests) if requests is None else requests
         counter = np.zeros(1, np.int64)
         samples = SampleLog(
-            np.zeros(NUM_SAMPLES),
-            np.zeros((NUM_SAMPLES, num_ranks), np.int64),
+            np.zeros(num_samples),
+            np.zeros((num_samples, num_ranks), np.int64),
             counter.copy(),
             np.ones(1, np.int64),
         )
@@ -144,16 +151,31 @@ class SimGroup:
     ) -> None:
         """Send rows of the workload to ranks at `now_s`, in order; see `Delivery` for times."""
         self._reserve(len(requests), num_events=len(requests))
-        prompts, outputs = self._workload.prompt_tokens, self._workload.output_tokens
+        prompts, outputs = self.workload.prompt_tokens, self.workload.output_tokens
         traits = self.traits(requests)
         lockstep.dispatch(self._group, requests, ranks, prompts, outputs, traits, now_s, arrives_s)
 
     def fill(self, rows: Int64Array, ranks: Int64Array, ages: Int64Array) -> None:
         """Start copies of workload rows on ranks as if they had been running for a while."""
         self._reserve(len(rows), num_events=len(rows))
-        prompts, outputs = self._workload.prompt_tokens, self._workload.output_tokens
+        prompts, outputs = self.workload.prompt_tokens, self.workload.output_tokens
         traits = self.traits(rows)
         lockstep.fill(self._group, rows, ranks, prompts, outputs, traits, ages)
+
+    def fill_stationary(self, rng: np.random.Generator, ends: Int64Array | None = None) -> None:
+        """Fill every slot as an observer finds it in the long run.
+
+        Drawing one output token of the workload uniformly draws its request in proportion to its
+        output length, and an age uniform in that length. `ends` are the running sums of the output
+        lengths, where they are known.
+        """
+        num_ranks = len(self._engines)
+        num_slots = int(self.num_slots.sum())
+        ends = np.cumsum(self.workload.output_tokens, dtype=np.int64) if ends is None else ends
+        tokens = rng.integers(ends[-1], size=num_slots)
+        rows = np.searchsorted(ends, tokens, side="right")
+        ages = tokens - (ends[rows] - self.workload.output_tokens[rows])
+        self.fill(rows, np.arange(num_slots) % num_ranks, ages)
 
     def step_records(self) -> StepRecords:
         """Return what the steps so far have logged."""
@@ -164,8 +186,8 @@ class SimGroup:
         """Return what became of each request, given when it arrived."""
         return RequestRecords(
             arrival_s=arrival_s,
-            prompt_tokens=self._workload.prompt_tokens,
-            output_tokens=self._workload.output_tokens,
+            prompt_tokens=self.workload.prompt_tokens,
+            output_tokens=self.workload.output_tokens,
             **{name: self._requests[name] for name in REQUEST_LOG.names or ()},
         )
 
@@ -196,6 +218,15 @@ class SimGroup:
             self._calendar,
             self._first_handles,
         )
+
+
+def request_log(num_requests: int) -> RecordArray:
+    """Return a log of requests of which nothing has happened to any."""
+    log = np.zeros(num_requests, REQUEST_LOG)
+    for name in ("admitted_s", "first_token_s", "finished_s"):
+        log[name] = np.nan
+    log["rank"] = NONE
+    return log
 
 
 def _kernel_cost(costs: StepCosts) -> StepCost:

@@ -8,15 +8,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.cluster.pool import Pool
 from balanceroute.errors import ConfigError, PlanError
 from balanceroute.kernels.lockstep import ALWAYS, BOUNDARY, DUE, NEVER, WHEN_SLOT_FREE
-from balanceroute.policies.base import Policy, checked_plan, follows_requests
+from balanceroute.policies.base import Policy, follows_requests
+from balanceroute.sim.brain import Brain
 from balanceroute.sim.checks import arrival_times, check_workload
 from balanceroute.sim.config import SimConfig
-from balanceroute.sim.delivery import Delivery
 from balanceroute.sim.group import SimGroup
-from balanceroute.sim.views import Observer
 from balanceroute.types import RunRecords, Workload
 
 # Which random numbers of a seed the stationary start and the ways to the ranks use.
@@ -101,28 +99,18 @@ class _Run:
         self._seed = seed
         self._binding = config.binding_of(policy.binding)
         self._is_immediate = self._binding == "immediate"
-        self._follows_requests = follows_requests(policy)
-        self._group = SimGroup(config, workload, keeps_events=self._follows_requests)
-        rng = np.random.default_rng((seed, DELIVERY_STREAM))
-        self._delivery = Delivery(config.delivery_s, config.delivery_jitter_s, rng)
-        self._pool = Pool(capacity=min(2 * config.pool_target, workload.num_requests) + 1024)
+        self._group = SimGroup(config, workload, keeps_events=follows_requests(policy))
         self._arrival_s = arrival_times(workload, config)
         self._next_row = 0
         self._now_s = 0.0
-        self._decision_ns: list[int] = []
         self._warm_s: float | None = None  # when the warm-up of a saturated run was over
         self._dry_s = np.inf  # when its pool could no longer be kept full
         if config.starts_stationary:
-            self._fill(np.random.default_rng((seed, START_STREAM)))
-        self._observer = Observer(
-            self._group.ledger,
-            self._group.num_slots,
-            self._group.kv_tokens,
-            staleness_s=config.staleness_s,
-            is_immediate=self._is_immediate,
-            costs=config.costs,
-            speeds=np.array(config.rank_speeds) if config.rank_speeds else None,
+            self._group.fill_stationary(np.random.default_rng((seed, START_STREAM)))
+        self._brain = Brain(
+            self._group, policy, config, rng=np.random.default_rng((seed, DELIVERY_STREAM))
         )
+        self._pool, self._observer = self._brain.pool, self._brain.observer
 
     def records(self, on_progress: Progress | None) -> RunRecords:
         """Run to the end."""
@@ -136,13 +124,13 @@ class _Run:
         return RunRecords(
             policy=self._label,
             seed=self._seed,
-            num_ranks=self._config.num_ranks if self._config.has_barrier else 1,
+            num_ranks=self._config.ranks_per_barrier,
             binding=self._binding,
             steps=self._group.step_records(),
             requests=self._group.request_records(self._arrival_s),
             samples=self._group.samples(),
             window_s=self._window_s(),
-            decision_ns=np.array(self._decision_ns, np.int64),
+            decision_ns=np.array(self._brain.decision_ns, np.int64),
             wall_s=wall_s,
         )
 
@@ -152,7 +140,7 @@ class _Run:
         if self._group.is_at_boundary and len(self._pool) > 0:
             # Once per step, also if a small saturated pool leaves slots free that its successors
             # could take: a router plans once per step, and the public code of BF-IO does too.
-            self._plan_pool()
+            self._brain.plan(self._now_s)
             self._receive()
         due_s = min(self._next_arrival_s(), self._observer.next_publication_s)
         reason = self._group.advance(due_s, self._pause())
@@ -230,32 +218,7 @@ class _Run:
     def _accept(self, end: int, arrival_s: float | NDArray[np.float64]) -> None:
         """Pool the requests up to row `end`, or bind them at once."""
         begin, self._next_row = self._next_row, end
-        prompts = self._workload.prompt_tokens[begin:end]
-        rows = np.arange(begin, end)
-        self._pool.append(rows, prompts, arrival_s, self._group.traits(rows))
-        if not self._is_immediate:
-            return
-        self._plan_pool()
-        if len(self._pool) > 0:
-            raise PlanError(f"under immediate binding {len(self._pool)} requests were left out")
-
-    def _plan_pool(self) -> None:
-        view = self._observer.view(self._now_s)
-        max_sends = view.max_sends
-        if not max_sends.any():
-            return
-        if self._follows_requests:
-            view = self._observer.view_of_requests(view)
-        waiting_requests = self._pool.view()
-        began_ns = time.perf_counter_ns()
-        plan = self._policy.plan(view, waiting_requests)
-        self._decision_ns.append(time.perf_counter_ns() - began_ns)
-        requests, ranks = checked_plan(plan, len(self._pool), max_sends)
-        if len(requests) == 0:
-            return
-        self._observer.note_sends(ranks, waiting_requests.prompt_tokens[requests])
-        arrives_s = self._delivery.arrives_s(self._now_s, len(requests))
-        self._group.dispatch(self._pool.take(requests), ranks, self._now_s, arrives_s)
+        self._brain.accept(np.arange(begin, end), arrival_s, self._now_s)
 
     def _note_warmth(self) -> None:
         num_slots = self._config.num_ranks * self._config.num_slots
@@ -284,17 +247,3 @@ class _Run:
                 f"{6 * self._config.num_ranks * self._config.num_slots} or lower --warmup-steps"
             )
         return begin_s, self._dry_s
-
-    def _fill(self, rng: np.random.Generator) -> None:
-        """Fill every slot as an observer finds it in the long run.
-
-        Drawing one output token of the workload uniformly draws its request in proportion to its
-        output length, and an age uniform in that length.
-        """
-        num_slots = self._config.num_ranks * self._config.num_slots
-        ends = np.cumsum(self._workload.output_tokens, dtype=np.int64)
-        tokens = rng.integers(ends[-1], size=num_slots)
-        rows = np.searchsorted(ends, tokens, side="right")
-        ages = tokens - (ends[rows] - self._workload.output_tokens[rows])
-        ranks = np.arange(num_slots) % self._config.num_ranks
-        self._group.fill(rows, ranks, ages)

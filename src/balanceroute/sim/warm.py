@@ -32,6 +32,7 @@ def warm(spec: str, config: SimConfig) -> None:
         config,
         num_ranks=2,
         num_slots=8,
+        num_groups=1,
         kv_tokens=None,
         rank_speeds=(),
         prefill_budget_tokens=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class Collector:
         """
         if not any(map(len, self._parts.get("prompt_tokens", ()))):
             raise self._nothing_left()
-        columns = {name: _join(parts) for name, parts in self._parts.items()}
+        columns: dict[str, Any] = {name: _join(parts) for name, parts in self._parts.items()}
         notes = self._notes_on_rows()
         arrival_s = columns.get("arrival_s")
         if arrival_s is None:
@@ -112,11 +113,12 @@ class Collector:
             arrival_s -= arrival_s[0]
             if self._layout.has_ticks:
                 notes += spread_ticks(arrival_s)
-        if self._block_ids:
-            columns["cached_tokens"] = cached_prefixes(
-                self._block_ids, columns["prompt_tokens"], block_tokens=self._layout.block_tokens
-            )
-        return Workload(name=self._path.name, notes=tuple(notes), **columns)
+        workload = Workload(name=self._path.name, notes=tuple(notes), **columns)
+        if not self._block_ids:
+            return workload
+        ids, block_tokens = self._block_ids, self._layout.block_tokens
+        cached = cached_prefixes(ids, workload.prompt_tokens, block_tokens=block_tokens)
+        return replace(workload, cached_tokens=cached, block_ids=ids, block_tokens=block_tokens)
 
     def _nothing_left(self) -> TraceError:
         if self.num_rows:
