@@ -36,7 +36,7 @@ def test_a_trace_that_names_blocks(run: Run, tmp_path: Path) -> None:
     cached = ("--cache-tokens", "99999", "--prefill-budget", "512", "--groups", "1")
     settings = ("fleet", str(path), "--arrivals", "trace", "--front", "least_tokens", "--json")
     its = json.loads(run(*settings, *cached).out)["runs"][0]
-    assert its["prefix_hit_ratio"] == pytest.approx(sum(range(9)) / sum(range(1, 10)))
+    assert its["prefix_hit_ratio"] == pytest.approx(sum(range(10)) / sum(range(1, 11)))
     assert its["efficiency"] > 0.5
 
 
@@ -76,7 +76,7 @@ def test_one_brain_over_several_barriers(run: Run) -> None:
     four = json.loads(run(*alone, "--groups", "4", "--json").out)
     assert (1, 4) == (one["group"]["groups"], four["group"]["groups"])
     assert one["runs"][0]["metrics"]["efficiency"] < four["runs"][0]["metrics"]["efficiency"]
-    assert "4 barriers" in run(*alone, "--groups", "4").out
+    assert "4 barriers" in " ".join(run(*alone, "--groups", "4").out.split())
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_prefix_cache_is_worth_what_it_saves() -> None:
         ({"pool_size": 0, "arrivals": "saturated"}, "--pool must be at least 1, got 0"),
         ({"cache_tokens": -1}, "--cache-tokens must be at least 0, got -1"),
         ({"cache_tokens": 5}, "go together"),
-        ({"num_groups": 10_000_000}, "must be at most"),
+        ({"num_groups": 3_000_000}, "must be at most"),
         ({"num_processes": 0}, "--processes must be at least 1, got 0"),
         ({"group": replace(GROUP, arrivals="saturated")}, "its arrivals are a trace"),
         ({"workload": replace(requests(), arrival_s=None)}, "no arrival times"),

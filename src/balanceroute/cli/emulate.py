@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, cast
 
+from balanceroute.cli.options import PrefillBudget, PrefillTime, StepTimeText
 from balanceroute.cli.simulate import _parse_speeds, option
 from balanceroute.errors import MissingExtraError
 
@@ -23,13 +24,9 @@ def emulate(
     port_per_rank: Annotated[
         bool, option("Give each rank a port of its own.", "--port-per-rank")
     ] = False,
-    step_time: Annotated[
-        str, option("paper, bf-io, h200-deepseek-v3, or C,T[,KAPPA0] in s, s/token, tokens.")
-    ] = "paper",
-    prefill_budget: Annotated[
-        int | None, option("Tokens per rank and step where ranks prefill too; else decode-only.")
-    ] = None,
-    prefill_time: Annotated[float, option("Seconds per prompt token computed.")] = 0.0,
+    step_time: StepTimeText = "paper",
+    prefill_budget: PrefillBudget = None,
+    prefill_time: PrefillTime = 0.0,
     prefill_shared: Annotated[
         float, option("Part of --prefill-time, 0 to 1, that falls to all ranks alike.")
     ] = 0.0,

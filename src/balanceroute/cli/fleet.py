@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from balanceroute.cli.options import PrefillBudget, PrefillTime, StepTimeText
 from balanceroute.cli.progress import progress_bar
 from balanceroute.cli.simulate import option
 from balanceroute.errors import ConfigError
@@ -47,13 +48,9 @@ def fleet(
         float | None,
         option("Seconds left out; else until each slot has had a request if saturated."),
     ] = None,
-    step_time: Annotated[
-        str, option("paper, bf-io, h200-deepseek-v3, or C,T[,KAPPA0] in s, s/token, tokens.")
-    ] = "paper",
-    prefill_budget: Annotated[
-        int | None, option("Tokens per rank and step where ranks prefill too; else decode-only.")
-    ] = None,
-    prefill_time: Annotated[float, option("Seconds per prompt token computed.")] = 0.0,
+    step_time: StepTimeText = "paper",
+    prefill_budget: PrefillBudget = None,
+    prefill_time: PrefillTime = 0.0,
     cache_tokens: Annotated[
         int, option("Prompt tokens per rank that a group keeps cached, if the trace names blocks.")
     ] = 0,

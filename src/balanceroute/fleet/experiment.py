@@ -114,7 +114,14 @@ class FleetExperiment:
         config = self.config
         group = replace(config.group, num_slots=2, kv_tokens=None, prefix_cache=False)
         group = replace(group, prefill_budget_tokens=None, prefill_s_per_token=0.0)
-        toy = FleetConfig(group=group, num_groups=2, least_ranks=1, most_ranks=1, arrivals="trace")
+        toy = FleetConfig(
+            group=group,
+            num_groups=2,
+            least_ranks=1,
+            most_ranks=1,
+            policy="least_tokens",
+            arrivals="trace",
+        )
         lengths = np.array([2, 2], np.int32)
         workload = Workload(
             name="warm", prompt_tokens=lengths, output_tokens=lengths, arrival_s=np.zeros(2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -111,8 +112,8 @@ def efficiency_of(sums: Sequence[GroupSums]) -> float:
     --------
     One group of two ranks that loses a tenth, and one of six that loses nothing:
 
-    >>> lossy = GroupSums(num_ranks=2, num_steps=1, num_tokens=1, level_s=0.9, spent_s=1.0)
-    >>> level = GroupSums(num_ranks=6, num_steps=1, num_tokens=1, level_s=1.0, spent_s=1.0)
+    >>> lossy = GroupSums(group=0, num_ranks=2, num_steps=1, num_tokens=1, level_s=0.9, spent_s=1.0)
+    >>> level = GroupSums(group=1, num_ranks=6, num_steps=1, num_tokens=1, level_s=1.0, spent_s=1.0)
     >>> efficiency_of([lossy, level])
     0.975
     """
@@ -134,22 +135,26 @@ def figures_of(
 ) -> FleetFigures:
     """Gather what the shards have left behind."""
     begin_s, end_s = window_s
-    sums = [each for outcome in outcomes for each in outcome.sums]
+    # In the order of groups and rows: sums must not depend on who has simulated which group.
+    sums = sorted((each for its in outcomes for each in its.sums), key=attrgetter("group"))
     rows = np.concatenate([outcome.rows for outcome in outcomes])
-    log: RecordArray = np.concatenate([outcome.requests for outcome in outcomes])
+    order = np.argsort(rows)
+    rows = rows[order]
+    log: RecordArray = np.concatenate([outcome.requests for outcome in outcomes])[order]
     came_s, first_s, last_s = arrival_s[rows], log["first_token_s"], log["finished_s"]
     is_first = (first_s > begin_s) & (first_s <= end_s)
     has_ended = (last_s > begin_s) & (last_s <= end_s)
     outputs = workload.output_tokens[rows]
     has_rate = has_ended & (outputs >= 2)
     rank_s = float(config.ranks_of.sum()) * (end_s - begin_s)
+    busy_s = sum(each.num_ranks * each.spent_s for each in sums)
     decision_ns = np.concatenate([outcome.decision_ns for outcome in outcomes])
     return FleetFigures(
         front=spec,
         seed=seed,
         throughput_tok_per_s=sum(each.num_tokens for each in sums) / (end_s - begin_s),
         efficiency=efficiency_of(sums),
-        busy_ratio=min(1.0, sum(each.num_ranks * each.spent_s for each in sums) / rank_s),
+        busy_ratio=min(1.0, busy_s / rank_s),  # the last steps end after the window
         ttft_s=describe((first_s - came_s)[is_first]),
         tpot_s=describe(((last_s - first_s) / np.maximum(outputs - 1, 1))[has_rate]),
         prefix_hit_ratio=_hit_ratio(front, workload, came_s, rows, config, window_s),

@@ -18,7 +18,7 @@ from balanceroute.types import Workload
 
 
 class Front:
-    """Chooses a group for each request as it comes.
+    """Chooses a group for each request as it comes, and for those that come together at once.
 
     It knows what the groups have last told of themselves, and what it has sent since.
 
@@ -60,23 +60,24 @@ class Front:
         self.decision_ns: list[int] = []
         self.cached_tokens = np.zeros(workload.num_requests, np.int32)
 
-    def place(self, row: int, now_s: float) -> int:
-        """Return the group for a row of the workload, and note that it is sent there."""
+    def place(self, rows: Int64Array, now_s: float) -> Int64Array:
+        """Return the groups for rows of the workload that come at once; they are sent there."""
         began_ns = time.perf_counter_ns()
-        prompt = self._prompts[row : row + 1]
-        traits = None if self._index is None else self._traits(row, self._index)
-        pool = PoolView(
-            ids=np.array([row]), prompt_tokens=prompt, arrival_s=np.array([now_s]), traits=traits
-        )
+        prompts = self._prompts[rows]
+        traits = None if self._index is None else self._traits(rows, self._index)
+        arrival_s = np.full(len(rows), now_s)
+        pool = PoolView(ids=rows, prompt_tokens=prompts, arrival_s=arrival_s, traits=traits)
         plan = self._policy.plan(self._view(now_s), pool)
-        if len(plan) != 1:
-            raise PlanError(f"the front placed {len(plan)} of 1 request")
-        group = int(plan.ranks[0])
-        add_sends(self.reports, plan.ranks, prompt)
+        if len(plan) != len(rows):
+            raise PlanError(f"the front placed {len(plan)} of {len(rows)} requests")
+        groups = np.empty(len(rows), np.int64)
+        groups[plan.requests] = plan.ranks
+        add_sends(self.reports, groups, prompts)
         if self._index is not None:
-            self._note(row, group, self._index)
+            for row, group in zip(rows.tolist(), groups.tolist(), strict=True):
+                self._note(row, group, self._index)
         self.decision_ns.append(time.perf_counter_ns() - began_ns)
-        return group
+        return groups
 
     def _view(self, now_s: float) -> GroupView:
         return GroupView.of_accounts(
@@ -90,11 +91,12 @@ class Front:
             costs=self._costs,
         )
 
-    def _traits(self, row: int, index: PrefixIndex) -> RecordArray:
+    def _traits(self, rows: Int64Array, index: PrefixIndex) -> RecordArray:
         assert self._blocks is not None
-        owner, num_blocks = index.match(self._blocks[row])
-        saved = min(num_blocks * self._block_tokens, int(self._prompts[row]) - 1)
-        return request_traits(1, preferred_ranks=[owner], saved_tokens=[saved])
+        found = [index.match(self._blocks[row]) for row in rows.tolist()]
+        owners, num_blocks = np.array(found, np.int64).reshape(-1, 2).T
+        saved = np.minimum(num_blocks * self._block_tokens, self._prompts[rows] - 1)
+        return request_traits(len(rows), preferred_ranks=owners, saved_tokens=saved)
 
     def _note(self, row: int, group: int, index: PrefixIndex) -> None:
         assert self._blocks is not None

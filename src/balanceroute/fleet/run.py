@@ -19,6 +19,7 @@ from balanceroute.policies.registry import make_policy
 from balanceroute.sim.checks import check_workload
 from balanceroute.types import Workload
 
+MOST_AT_ONCE = 64  # that the front plans for together, so that the first does not wait for many
 DRAIN_S = 3600.0  # after the last arrival: no simulated request takes longer, or something is wrong
 
 Progress = Callable[[float], None]
@@ -169,8 +170,14 @@ class _Run:
         """Let the front send the requests up to row `end`, and the groups run."""
         rows = np.arange(self._next, end)
         arrival_s = self.arrival_s[self._next : end]
-        pairs = zip(rows.tolist(), arrival_s.tolist(), strict=True)
-        groups = np.array([self.front.place(row, now_s) for row, now_s in pairs], np.int64)
+        groups = np.empty(len(rows), np.int64)
+        first = 0
+        while first < len(rows):
+            last = min(first + MOST_AT_ONCE, len(rows))
+            now_s = float(arrival_s[first])
+            last = first + int(np.searchsorted(arrival_s[first:last], now_s, side="right"))
+            groups[first:last] = self.front.place(rows[first:last], now_s)
+            first = last
         self._next, self._now_s = end, self._now_s + self._config.report_s
         sent = Sent(rows, groups, arrival_s, self.front.cached_tokens[rows])
         self._shards.run(self._now_s, sent, self.front.reports)

@@ -43,12 +43,13 @@ class GroupSums:
 
     Attributes
     ----------
-    num_ranks, num_steps, num_tokens : int
-        Ranks, steps, output tokens.
+    group, num_ranks, num_steps, num_tokens : int
+        Its number, ranks, steps, output tokens.
     level_s, spent_s : float
         Seconds that its steps would have taken had the ranks been level, and that they took.
     """
 
+    group: int
     num_ranks: int
     num_steps: int
     num_tokens: int
@@ -128,19 +129,24 @@ class Shard:
             rows=rows,
             requests=self._log[rows],
             sums=[
-                _sums(group.steps, num_ranks, window_s)
-                for group, num_ranks in zip(self._groups, self._ranks_of, strict=True)
+                _sums(its.steps, group, num_ranks, window_s)
+                for its, group, num_ranks in zip(
+                    self._groups, self._numbers, self._ranks_of, strict=True
+                )
             ],
             decision_ns=np.concatenate([np.zeros(0, np.int64), *decisions]),
             memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * TO_BYTES,
         )
 
 
-def _sums(steps: StepRecords, num_ranks: int, window_s: tuple[float, float]) -> GroupSums:
+def _sums(
+    steps: StepRecords, group: int, num_ranks: int, window_s: tuple[float, float]
+) -> GroupSums:
     inside = (steps.start_s >= window_s[0]) & (steps.start_s < window_s[1])
     spent_s = steps.duration_s[inside]
     waited_s = steps.max_work_s[inside] - steps.mean_work_s[inside]
     return GroupSums(
+        group=group,
         num_ranks=num_ranks,
         num_steps=len(spent_s),
         num_tokens=int(steps.num_tokens[inside].sum()),
