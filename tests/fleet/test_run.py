@@ -83,7 +83,7 @@ def test_everybody_is_served_and_counted() -> None:
     """With a front that cannot know better, too."""
     for front in ("round_robin", "power_of_two", "br_fleet"):
         its = figures(front)
-        assert NUM_REQUESTS - 60 < its.num_requests <= NUM_REQUESTS
+        assert NUM_REQUESTS == its.num_requests
         assert 0.5 < its.efficiency <= 1.0
         assert 0.0 < its.busy_ratio <= 1.0
         assert its.prefix_hit_ratio is None
@@ -102,8 +102,7 @@ def test_one_group_alone_has_the_figures_of_a_simulation() -> None:
     policy = make_policy("least_tokens", rng=np.random.default_rng(0))
     records = simulate(requests(), GROUP, policy)
     ttft_s = records.requests.first_token_s - records.requests.arrival_s
-    inside = records.requests.first_token_s <= its.window_s[1]
-    assert np.quantile(ttft_s[inside], 0.99) == pytest.approx(its.ttft_s.p99)
+    assert np.quantile(ttft_s, 0.99) == pytest.approx(its.ttft_s.p99)
     steps = records.steps
     counted = steps.start_s < its.window_s[1]
     level_s = (steps.duration_s - steps.max_work_s + steps.mean_work_s)[counted].sum()

@@ -39,16 +39,18 @@ class FleetFigures(msgspec.Struct, frozen=True, kw_only=True):
         Part of the ranks' time in which their group made steps, in [0, 1]; what groups lose for
         want of requests is beyond it.
     ttft_s, tpot_s : Distribution
-        Of requests whose first token, or end, came in the window; lower is better.
+        Of requests that came in the window, or, where a saturated run ends with requests under way,
+        whose first token, or end, came in it; lower is better.
     prefix_hit_ratio : float or None
         Part of the prompt tokens that came in the window which their group had cached, in [0, 1];
         higher is better. None without a prefix cache.
     group_spread_ratio : float
         Most over mean requests in flight per slot at the end; 1 is perfectly even.
     front_us, rank_us : DecisionTimes
-        Wall time of one choice of a group, and of one plan of a group's brain; lower is better.
+        Processor time of one choice of groups (up to 16 requests that have come at once), and of
+        one plan of a group's brain; lower is better.
     num_requests, num_steps : int
-        Requests with an end in the window, and steps of all groups.
+        Requests whose ends are counted, and steps of all groups in the window.
     window_s : tuple of float
         Of simulated time.
     wall_s, memory_bytes
@@ -142,8 +144,10 @@ def figures_of(
     rows = rows[order]
     log: RecordArray = np.concatenate([outcome.requests for outcome in outcomes])[order]
     came_s, first_s, last_s = arrival_s[rows], log["first_token_s"], log["finished_s"]
-    is_first = (first_s > begin_s) & (first_s <= end_s)
-    has_ended = (last_s > begin_s) & (last_s <= end_s)
+    is_first = has_ended = (came_s >= begin_s) & (came_s < end_s)
+    if config.is_saturated:
+        is_first = (first_s > begin_s) & (first_s <= end_s)
+        has_ended = (last_s > begin_s) & (last_s <= end_s)
     outputs = workload.output_tokens[rows]
     has_rate = has_ended & (outputs >= 2)
     rank_s = float(config.ranks_of.sum()) * (end_s - begin_s)

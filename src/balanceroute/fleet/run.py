@@ -19,7 +19,7 @@ from balanceroute.policies.registry import make_policy
 from balanceroute.sim.checks import check_workload
 from balanceroute.types import Workload
 
-MOST_AT_ONCE = 64  # that the front plans for together, so that the first does not wait for many
+MOST_AT_ONCE = 16  # that the front plans for together, so that the first does not wait for many
 DRAIN_S = 3600.0  # after the last arrival: no simulated request takes longer, or something is wrong
 
 Progress = Callable[[float], None]
@@ -49,7 +49,7 @@ def simulate_fleet(
     front : str
         Policy that chooses the group, as for `make_policy`.
     seed : int
-        Of all chance. The same seed gives the same figures, but for wall times and memory.
+        Of all chance. The same seed gives the same figures, but for times and memory.
     num_processes : int
         Among which the groups are shared out; the figures do not depend on it.
     on_progress : callable or None

@@ -63,7 +63,7 @@ def make_ring(num_owners: int) -> tuple[NDArray[np.uint64], Int64Array]:
     --------
     >>> places, owners = make_ring(2)
     >>> len(places), owners[:4].tolist(), bool((places[1:] >= places[:-1]).all())
-    (256, [0, 0, 0, 1], True)
+    (256, [1, 1, 0, 1], True)
     """
     places = mixed(np.arange(num_owners * POINTS))
     order = np.argsort(places, kind="stable")

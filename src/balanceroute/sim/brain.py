@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,19 +31,27 @@ class Brain:
         As the group's.
     rng : numpy.random.Generator
         For the jitter of delivery.
+    clock_ns : callable
+        By which plans are timed.
 
     Attributes
     ----------
     pool, observer
         What waits, and what is seen of the ranks.
     decision_ns : list of int
-        Wall time of each call of the policy, nanoseconds.
+        Time of each call of the policy, nanoseconds.
     """
 
     def __init__(
-        self, group: SimGroup, policy: Policy, config: SimConfig, *, rng: np.random.Generator
+        self,
+        group: SimGroup,
+        policy: Policy,
+        config: SimConfig,
+        *,
+        rng: np.random.Generator,
+        clock_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        self._group, self._policy = group, policy
+        self._group, self._policy, self._clock_ns = group, policy, clock_ns
         self._follows_requests = follows_requests(policy)
         self._is_immediate = config.binding_of(policy.binding) == "immediate"
         self._delivery = Delivery(config.delivery_s, config.delivery_jitter_s, rng)
@@ -80,9 +89,9 @@ class Brain:
         if self._follows_requests:
             view = self.observer.view_of_requests(view)
         waiting_requests = self.pool.view()
-        began_ns = time.perf_counter_ns()
+        began_ns = self._clock_ns()
         plan = self._policy.plan(view, waiting_requests)
-        self.decision_ns.append(time.perf_counter_ns() - began_ns)
+        self.decision_ns.append(self._clock_ns() - began_ns)
         requests, ranks = checked_plan(plan, len(self.pool), max_sends)
         if len(requests) == 0:
             return

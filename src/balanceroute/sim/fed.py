@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,7 +68,9 @@ class FedGroup:
         )
         if ends is not None:
             self._group.fill_stationary(rng, ends)
-        self._brain = Brain(self._group, policy, config, rng=rng)
+        # By the processor's time, since other processes simulate other groups meanwhile.
+        clock_ns = time.thread_time_ns
+        self._brain = Brain(self._group, policy, config, rng=rng, clock_ns=clock_ns)
         self._is_immediate = config.binding_of(policy.binding) == "immediate"
         self._rows: Int64Array = np.zeros(0, np.int64)
         self._arrival_s: NDArray[np.float64] = np.zeros(0)
@@ -75,7 +79,7 @@ class FedGroup:
 
     @property
     def decision_ns(self) -> list[int]:
-        """Return the wall time of each plan so far, nanoseconds."""
+        """Return the processor time of each plan so far, nanoseconds."""
         return self._brain.decision_ns
 
     @property
