@@ -119,8 +119,8 @@ def test_the_front_knows_the_size_and_the_load_of_groups() -> None:
         async with fleet(2, constant_s=0.01) as it:
             await it.settle()
             async with aiohttp.ClientSession() as session:
-                body = {"model": "emulated", "prompt": [1, 2], "max_tokens": 100, "stream": True}
-                headers = {"X-Emulated-Output-Tokens": "100"}
+                body = {"model": "emulated", "prompt": [1, 2], "max_tokens": 9999, "stream": True}
+                headers = {"X-Emulated-Output-Tokens": "9999"}  # until it is broken off
                 async with session.post(it.urls[1] + "/v1/completions", json=body, headers=headers):
                     await until(lambda: it.front.group.foreign_reqs.tolist() == [0, 1])
                     assert 0 == await it.ask()
