@@ -32,7 +32,7 @@ def test_the_document_has_the_documented_names_in_order() -> None:
     assert " ".join(document["group"]) == (
         "ranks slots kv_tokens step_time arrivals rate_scale pool binding start staleness_s "
         "delivery_s delivery_jitter_s prefill_budget_tokens prefill_s_per_token prefill_shared "
-        "mixed_step_s prefix_cache prefill_gate warmup_steps rank_speeds barrier"
+        "mixed_step_s prefix_cache prefill_gate warmup_steps rank_speeds barrier groups"
     )
     assert list(document["group"]["step_time"]) == [
         "name",
