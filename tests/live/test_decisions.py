@@ -154,7 +154,7 @@ def test_a_log_that_is_cut_short_replays_as_far_as_it_goes(tmp_path: Path, part:
                 b'{"decisions":9,"version":"1","run":"a","segment":0,"num_ranks":1,"costs":null}\n',
                 wbits=31,
             ),
-            "is of format 9; this version reads 1",
+            "is of format 9; this version reads 2",
         ),
     ],
 )

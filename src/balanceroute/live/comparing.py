@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from balanceroute.live.decision_file import CutShort
 from balanceroute.live.decisions import Line, reasons
-from balanceroute.live.replaying import Replayed, replayed
-from balanceroute.policies.base import Plan
+from balanceroute.live.replaying import replayed
+from balanceroute.live.scene import Replayed
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -44,8 +42,7 @@ class Comparison:
             for decision in replayed(path):
                 found._take(decision, keeps_plans=keeps_plans)
                 if about is not None:
-                    new = decision.line.get("in", ())
-                    numbers.update(row[0] for row in new if row[-1] == about)
+                    numbers.update(row[0] for row in decision.line.arrived if row[-1] == about)
                     found._explain(decision, numbers)
         except CutShort as error:
             found.cut = f"{error} after {found.num_plans:,} whole decisions"
@@ -55,20 +52,26 @@ class Comparison:
         self.num_plans += 1
         now, then = decision.bytes_now, decision.bytes_then
         if keeps_plans:
-            self.plans.append(now)
+            self.plans.append(_numbered(decision, now))
         if now == then:
             return
         self.num_differing += 1
         if not self.difference:
-            self.difference = f"then {then.decode()}\nnow  {now.decode()}"
+            lines = [_numbered(decision, plan).decode() for plan in (then, now)]
+            self.difference = "then {}\nnow  {}".format(*lines)
 
     def _explain(self, decision: Replayed, numbers: set[int]) -> None:
-        if numbers.isdisjoint(decision.pool.ids[decision.line["plan"][0]].tolist()):
+        plan = decision.then
+        if numbers.isdisjoint(decision.pool.ids[plan.requests].tolist()):
             return
-        plan = Plan(*(np.array(column, np.int64) for column in decision.line["plan"]))
         told = reasons(decision.view, decision.pool, plan, decision.view.num_ranks)
         tokens = decision.pool.prompt_tokens[plan.requests].tolist()
         for why, num_tokens in zip(told, tokens, strict=True):
             if why["request"] in numbers:
-                where = {"n": decision.line["n"], "t": decision.line["t"], "tokens": num_tokens}
+                where = {"n": decision.line.number, "t": decision.line.now_s, "tokens": num_tokens}
                 self.reasons.append(why | where)
+
+
+def _numbered(decision: Replayed, plan: bytes) -> bytes:
+    """Return a plan as a line of its own."""
+    return b'{"n":%d,"plan":%b}' % (decision.line.number, plan)

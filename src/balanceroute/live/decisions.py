@@ -14,7 +14,7 @@ from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.kernels.ledger import ENTRY_ACCOUNT, Int64Array, RecordArray
 from balanceroute.policies.base import Plan
 
-FORMAT = 1
+FORMAT = 2
 POLICY_STREAM = 2  # which random numbers of a seed the policy uses, as in the simulator
 VIEW_COLUMNS = (
     "num_slots",
@@ -204,12 +204,26 @@ def _rows(entries: RecordArray, before: RecordArray, changed: Int64Array) -> Lin
             is_grown &= now[name] == then[name]
     line: Line = {}
     if is_grown.any():
-        grown = changed[is_grown]
         growth = (now["base_tokens"] - then["base_tokens"])[is_grown]
-        line["gr"] = [np.diff(grown, prepend=0).tolist(), _short(growth)]
+        line["gr"] = [_runs(changed[is_grown]), _short(growth)]
     if not is_grown.all():
         line["set"] = [_row(entries, before, handle) for handle in changed[~is_grown].tolist()]
     return line
+
+
+def _runs(numbers: Int64Array) -> list[int]:
+    """Return how many numbers from 0 on are passed over, then how many are there, and so on.
+
+    Examples
+    --------
+    >>> _runs(np.array([2, 3, 4, 7]))
+    [2, 3, 2, 1]
+    """
+    ends = np.flatnonzero(np.diff(numbers) > 1)
+    firsts = numbers[np.concatenate([[0], ends + 1])]
+    after = numbers[np.concatenate([ends, [len(numbers) - 1]])] + 1
+    found: list[int] = np.diff(np.column_stack([firsts, after]).ravel(), prepend=0).tolist()
+    return found
 
 
 def _row(entries: RecordArray, before: RecordArray, handle: int) -> list[int]:
