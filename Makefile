@@ -11,12 +11,12 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
         --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
 # Not `ray` and `tables`: large, and a clone works without them.
-EXTRAS := $(foreach extra,grpc kubernetes learned report serve solver tokenizer,--extra $(extra))
+EXTRAS := $(foreach extra,grpc kubernetes learned otel report serve solver tokenizer,--extra $(extra))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-vllm test-envoy test-ray test-deploy manifests vllm-matrix \
         bench bench-http bench-vllm bench-envoy reproduce \
-        reproduce-afd docs lock format clean
+        reproduce-afd soak screenshots docs lock format clean
 .DELETE_ON_ERROR:
 
 help: ## show the targets
@@ -114,6 +114,12 @@ reproduce: $(VENV)/.dev ## measure the published figures anew and write docs/rep
 
 reproduce-afd: $(VENV)/.dev ## check AFD plans by simulation on every preset, trace and profile (resumable)
 	$(BIN)/python -m bench.afd --routing --out bench/out/afd
+
+soak: $(VENV)/.dev ## keep the live page open for an hour, through restarts of the router (needs Chromium)
+	$(BIN)/python -m bench.soak
+
+screenshots: $(VENV)/.dev ## take pictures of the live page for the documentation (needs Chromium)
+	$(BIN)/python -m bench.screenshots --out docs/_pictures
 
 docs: $(VENV)/.dev ## build the documentation into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -n -q -b html docs docs/_build/html

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -118,6 +118,9 @@ def serve(
         int | None,
         option("Prompt blocks of 1,024 bytes that a group keeps, for br_fleet; else 65536."),
     ] = None,
+    otlp_traces_endpoint: Annotated[
+        str | None, option("Collector of OpenTelemetry traces, http://host:4318/v1/traces.")
+    ] = None,
     log_level: Annotated[str, option("debug, info, warning or error.")] = "info",
     log_format: Annotated[str, option("text, or json: an object per line.")] = "text",
 ) -> None:
@@ -131,6 +134,7 @@ def serve(
     if keys := [key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip()]:
         flags["api_keys"] = keys
     flags["admin_token"] = os.environ.get(ADMIN_TOKEN) or None
+    flags["otlp_traces_endpoint"] = otlp_traces_endpoint or traces_endpoint(os.environ)
     try:
         from balanceroute.live.config import read_config
     except ModuleNotFoundError as error:
@@ -147,6 +151,20 @@ def serve(
     import uvloop
 
     uvloop.run(serving)
+
+
+def traces_endpoint(environment: Mapping[str, str]) -> str | None:
+    """Return where OpenTelemetry's own variables say that traces go.
+
+    Examples
+    --------
+    >>> traces_endpoint({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://10.0.0.9:4318/otel/"})
+    'http://10.0.0.9:4318/otel/v1/traces'
+    """
+    if url := environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        return url
+    url = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    return f"{url.rstrip('/')}/v1/traces" if url else None
 
 
 def _costs(settings: ServeConfig) -> StepCosts | None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from balanceroute import __version__
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.errors import ConfigError
+from balanceroute.errors import ConfigError, MissingExtraError
 from balanceroute.live.admin import Admin, workers
 from balanceroute.live.answers import Refusal, json_response
 from balanceroute.live.clients import BODY, SLOW_BODY, ClientServer
@@ -27,6 +29,9 @@ from balanceroute.live.upstream import open_session
 from balanceroute.live.watch import Watch
 from balanceroute.live.wire import PATHS
 
+if TYPE_CHECKING:
+    from balanceroute.live.tracing import Tracing
+
 CLOSE_S = 1.0  # for connections, once all requests have ended
 CONTINUE, BACKLOG = "100-continue", 1024
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -35,10 +40,10 @@ Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Router:
     """A running router; make it with `running_router`."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, tracing: Tracing | None) -> None:
         self.parts, self.group, self.health = parts, parts.group, parts.health
         self.meters, self.watch = parts.meters, Watch(parts)
-        proxy, self.dashboard = Proxy(parts), Dashboard(parts)
+        proxy, self.dashboard = Proxy(parts, tracing), Dashboard(parts)
         self._paths: dict[tuple[str, str], Handler] = {
             ("GET", "/health"): self._liveness,
             ("GET", "/liveness"): self._liveness,
@@ -135,7 +140,7 @@ async def running_router(
         stack.callback(parts.counting.stop)
         if parts.decisions is not None:
             stack.callback(parts.decisions.close)
-        router = Router(parts)
+        router = Router(parts, await stack.enter_async_context(_tracing(parts)))
         stack.push_async_callback(router.dashboard.stop)
         stack.callback(router.reservations.stop)
         stack.push_async_callback(router.watch.stop)
@@ -156,6 +161,26 @@ async def running_router(
         port = await _listen(stack, runner, config.host, config.port)
         stack.callback(router.dashboard.leave)  # first, so that nobody waits for open pages
         yield router, port
+
+
+@contextlib.asynccontextmanager
+async def _tracing(parts: Parts) -> AsyncIterator[Tracing | None]:
+    """Give what the settings ask to be told of requests; what it still knows is sent at the end."""
+    url = parts.config.otlp_traces_endpoint
+    if url is None:
+        yield None
+        return
+    try:
+        from balanceroute.live.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"traces need {error.name}; install it with: pip install 'balanceroute[otel]'"
+        ) from error
+    tracing = Tracing(url, policy_now=lambda: parts.policy_now)
+    try:
+        yield tracing
+    finally:
+        await asyncio.to_thread(tracing.stop)
 
 
 async def _listen(

@@ -16,6 +16,7 @@ from balanceroute.live.addresses import RankAddress, rank_addresses
 from balanceroute.live.fleet import FLEET_DEFAULTS, is_fleet
 
 TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
+HTTP_URL = re.compile(r"https?://[^/\s]+")
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -127,6 +128,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prefix_blocks : int
         Blocks of 1,024 bytes of prompts that each group is taken to keep cached; 0: prompts are not
         looked at. For `br_fleet`.
+    otlp_traces_endpoint : str or None
+        Collector that is sent traces, as OTLP over HTTP; None: there are none.
     """
 
     worker_urls: tuple[str, ...] = ()
@@ -188,6 +191,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     grpc_port: Port | None = None
     session_header: str | None = None
     prefix_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
+    otlp_traces_endpoint: str | None = None
 
     @property
     def addresses(self) -> list[RankAddress]:
@@ -307,5 +311,11 @@ def _check(config: ServeConfig, *, is_picker: bool) -> None:
             raise ConfigError("br_fleet chooses among groups, which do not share one --barrier")
     elif config.session_header is not None or config.prefix_blocks > 0:
         raise ConfigError("--session-header and --prefix-blocks need --policy br_fleet")
+    collector = config.otlp_traces_endpoint
+    if collector is not None and not HTTP_URL.match(collector):
+        raise ConfigError(
+            "--otlp-traces-endpoint must be a URL as http://127.0.0.1:4318/v1/traces, got "
+            f"{collector!r}"
+        )
     if config.prefill_budget is not None and config.step_time is None:
         raise ConfigError("--prefill-budget needs --step-time, against which prefill is weighed")

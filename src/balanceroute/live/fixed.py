@@ -28,6 +28,7 @@ FIXED = (
     "decisions",
     "grpc_port",
     "prefix_blocks",
+    "otlp_traces_endpoint",
 )
 
 

@@ -164,8 +164,7 @@ class Parts:
             If there is no such policy, or it cannot be had like this; the present one goes on then.
         """
         config = msgspec.structs.replace(self.config, policy=spec)
-        policy = _policy(config)
-        self.config = config
+        policy, self.config = _policy(config), config
         self._put_in_charge(policy)
 
     def _put_in_charge(self, policy: Policy) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Awaitable
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp import web
@@ -26,21 +27,46 @@ from balanceroute.live.unanswered import GroupClosed
 from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
 from balanceroute.live.wire import BadBody, read_request
 
+if TYPE_CHECKING:
+    from balanceroute.live.tracing import Placing, Prefilling, Sending, Serve, Tracing
+
 WORKER = "x-balanceroute-worker"
 RETRIED = frozenset({408, 429, 500, 502, 503, 504})  # nothing has been passed on yet
 BACKOFF_FACTOR = 2.0
 
 
 class Proxy:
-    """Serves the endpoints that make an engine generate."""
+    """Serves the endpoints that make an engine generate.
 
-    def __init__(self, parts: Parts) -> None:
+    Parameters
+    ----------
+    parts : Parts
+        Of the router.
+    tracing : Tracing or None
+        What is told of each step of a request, if anything is.
+    """
+
+    def __init__(self, parts: Parts, tracing: Tracing | None = None) -> None:
         self._parts, self._addresses = parts, parts.addresses
         self._group, self._booking = parts.group, Booking(parts)
         self._rate = EventRate()
         self._instance, self._numbers = secrets.token_hex(4), itertools.count()
+        self.generate: Serve = self._generate
+        self._prefilling: Prefilling = self._prefill
+        self._placing: Placing = self._place
+        self._sending: Sending = self._send
+        if tracing is not None:
+            self._trace(tracing)
 
-    async def generate(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _trace(self, tracing: Tracing) -> None:
+        """Have each step told from now on."""
+        self.generate = tracing.serving(self._generate)
+        self._placing = tracing.placing(self._place)
+        self._sending = tracing.sending(self._send, lambda rank: self._addresses[rank].name)
+        if self._parts.prefill is not None:
+            self._prefilling = tracing.prefilling(self._prefill)
+
+    async def _generate(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; `Refusal` if that cannot be done and nothing has been sent yet."""
         body = await read_body(request, self._parts.config.body_timeout_secs)
         try:
@@ -95,9 +121,9 @@ class Proxy:
         backoff_s = self._parts.config.retry_initial_backoff_secs
         for attempt in range(1, self._parts.config.retry_max_attempts + 1):
             is_last = attempt == self._parts.config.retry_max_attempts
-            await self._prefill(call)
-            await self._place(call.ticket, call.tenant)
-            answer = await self._send(call, is_last=is_last)
+            await self._prefilling(call)
+            await self._placing(call.ticket, call.tenant)
+            answer = await self._sending(call, is_last=is_last)
             if answer is not None:
                 return answer
             self._booking.settle(call.ticket)
