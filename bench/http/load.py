@@ -73,6 +73,21 @@ async def steady_streams(
     return _figures(len(gaps_s) / (time.perf_counter() - began_s), np.array(gaps_s))
 
 
+async def burst(url: str, *, num_streams: int, gap_ms: float) -> None:
+    """Have so many streams of 16 tokens at the same time, once."""
+    body = body_of(is_streamed=True, gap_ms=gap_ms)
+
+    async def follow(session: aiohttp.ClientSession, number: int) -> None:
+        await asyncio.sleep(number * gap_ms * 1e-3 / num_streams)
+        async with session.post(url, data=body, headers=HEADERS) as answer:
+            data = await answer.read()
+            if answer.status != 200 or data.count(TOKEN) != 16:
+                raise RuntimeError(f"HTTP {answer.status}: {data[:200]!r}")
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(follow(session, number) for number in range(num_streams)))
+
+
 def _figures(per_s: float, taken_s: np.ndarray) -> Figures:
     p50_s, p99_s = np.percentile(taken_s, (50, 99))
     return Figures(per_s, float(p50_s) * 1e3, float(p99_s) * 1e3)

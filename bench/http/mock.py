@@ -1,6 +1,6 @@
 """An engine that answers at once, or token by token at a steady pace; nothing else.
 
-``python -m bench.http.mock PORT``: prints a line when it serves.
+``python -m bench.http.mock PORT [RANKS]``: prints a line when it serves.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ BODY = (
     b'{"id":"cmpl-1","object":"text_completion","model":"m","choices":[{"index":0,"text":" a",'
     b'"finish_reason":"length"}],"usage":{"prompt_tokens":5,"completion_tokens":1}}'
 )
+GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
 METRICS = "".join(
-    f'vllm:{name}{{engine="0",model_name="m"}} 0.0\n'
-    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    f'vllm:{name}{{engine="{rank}",model_name="m"}} 0.0\n'
+    for name in GAUGES
+    for rank in range(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
 )
 MODELS = b'{"object":"list","data":[{"id":"m","object":"model","max_model_len":100000}]}'
 JSON = "application/json"

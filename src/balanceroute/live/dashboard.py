@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from importlib import resources
 from typing import Any
@@ -59,6 +60,7 @@ class Dashboard:
         self._decisions: deque[dict[str, Any]] = deque(maxlen=NUM_DECISIONS)
         self._history: deque[float | None] = deque(maxlen=NUM_HISTORY)
         self._sums, self._has_left = (0.0, 0.0), False
+        self._due_s = -math.inf  # when the next decision is taken down
         self._watchers: set[asyncio.Queue[bytes]] = set()
         self._task = asyncio.get_running_loop().create_task(self._tell())
         self._encode = msgspec.json.Encoder().encode
@@ -133,8 +135,13 @@ class Dashboard:
             "decisions": list(self._decisions),
         }
 
+    def message(self, turn: int = 0) -> bytes:
+        """Return the state as pages are told it."""
+        return _event(self._encode(self.state() | {"turn": turn}))
+
     def _note_plan(self, view: GroupView, pool: PoolView, plan: Plan) -> None:
-        if self._watchers and len(plan) > 0:
+        if self._watchers and len(plan) > 0 and view.now_s >= self._due_s:
+            self._due_s = view.now_s + INTERVAL_S / NUM_DECISIONS  # what an update can show
             last = Plan(plan.requests[:1], plan.ranks[:1])
             why = reasons(view, pool, last)[0]
             name = self._parts.group.name_of(why["request"])
@@ -150,7 +157,7 @@ class Dashboard:
                 self._history.append(self._idle_ratio())
             if not self._watchers:
                 continue
-            message = _event(self._encode(self.state() | {"turn": turn}))
+            message = self.message(turn)
             for latest in self._watchers:
                 if latest.full():  # a page that is slow gets what is new, not what it has missed
                     latest.get_nowait()
