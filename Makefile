@@ -148,7 +148,7 @@ format: $(VENV)/.dev ## format the code and apply safe lint fixes
 	$(BIN)/ruff check --fix .
 
 clean: ## remove the environment, caches and build output
-	rm -rf $(VENV) build dist docs/_build bench/out .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf $(VENV) build dist docs/_build docs/_pictures bench/out .mypy_cache .pytest_cache .ruff_cache \
 	    .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -111,10 +111,14 @@ class Page:
         await self.call("Input.dispatchKeyEvent", type="keyDown", **about)
         await self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
+    async def metrics(self) -> dict[str, float]:
+        """Return what the browser counts of the page, by its own names."""
+        told = await self.call("Performance.getMetrics")
+        return {its["name"]: float(its["value"]) for its in told["metrics"]}
+
     async def busy_s(self) -> float:
         """Return how long the main thread has worked so far, without waits for a processor."""
-        told = await self.call("Performance.getMetrics")
-        return float(next(its["value"] for its in told["metrics"] if its["name"] == "TaskDuration"))
+        return (await self.metrics())["TaskDuration"]
 
     async def picture(self, path: Path) -> None:
         """Save the whole page as PNG."""
