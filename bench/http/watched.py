@@ -29,8 +29,8 @@ import uvloop
 
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.live.app import running_router
-from balanceroute.live.config import read_config
 from balanceroute.live.decisions import reasons
+from balanceroute.live.reading import read_config
 from balanceroute.policies.base import Plan
 from bench.http.load import burst
 from bench.http.run import PATH, free_port, process, wait_for
@@ -111,7 +111,7 @@ async def parts(engine: str) -> None:
         meters, dashboard = router.meters, router.dashboard
 
         def count() -> None:
-            meters.requests.labels("200").inc()
+            router.parts.counters.requests.labels("200").inc()
             meters.wait.observe(0.01)
             meters.tokens.inc(16)
             meters.plan.observe(1e-4)

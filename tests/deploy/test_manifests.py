@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from balanceroute.cli.epp import GRPC_PORT
-from balanceroute.live.config import read_config
 from balanceroute.live.kubernetes.client import GROUP, POOLS
+from balanceroute.live.reading import read_config
 from balanceroute.live.services import LIVENESS, READINESS
 
 ROOT = Path(__file__).parents[2]

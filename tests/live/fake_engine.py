@@ -14,7 +14,7 @@ from multidict import CIMultiDictProxy
 
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.live.app import Router, running_router
-from balanceroute.live.config import read_config
+from balanceroute.live.reading import read_config
 from balanceroute.live.wire import PATHS
 
 DEADLINE_S = 30.0

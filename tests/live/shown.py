@@ -9,7 +9,7 @@ import aiohttp
 import aiohttp.test_utils
 
 from balanceroute.live.app import running_router
-from balanceroute.live.config import read_config
+from balanceroute.live.reading import read_config
 from tests.live.fake_engine import Client, FakeEngine, metrics_of, routing, serving
 
 BASE_LOAD = 10_000

@@ -13,7 +13,7 @@ import pytest
 
 from balanceroute.errors import ConfigError
 from balanceroute.live.app import running_router
-from balanceroute.live.config import read_config
+from balanceroute.live.reading import read_config
 from tests.live.fake_engine import FakeEngine, chunk, routing, run, serving, stream, until
 from tests.live.test_trouble import hang
 

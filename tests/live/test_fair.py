@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
-from balanceroute.live.config import read_config
 from balanceroute.live.fair import FairQueue
 from balanceroute.live.group import LiveGroup
+from balanceroute.live.reading import read_config
 from balanceroute.live.ticket import Ticket
 from balanceroute.policies.base import Binding, Plan, Policy
 from balanceroute.policies.classic import Fcfs

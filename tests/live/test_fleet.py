@@ -16,7 +16,7 @@ from balanceroute.emulator.group import EmulatedGroup
 from balanceroute.emulator.serve import emulated_groups
 from balanceroute.errors import ConfigError
 from balanceroute.live.app import Router, running_router
-from balanceroute.live.config import read_config
+from balanceroute.live.reading import read_config
 from tests.emulator.serving import server_config
 from tests.live.fake_engine import run, until
 

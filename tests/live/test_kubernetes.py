@@ -9,8 +9,9 @@ import pytest
 
 from balanceroute.cli.epp import GRPC_PORT, _read
 from balanceroute.errors import ConfigError
-from balanceroute.live.config import ServeConfig, read_config
+from balanceroute.live.config import ServeConfig
 from balanceroute.live.kubernetes.discovery import Discovery, discovering
+from balanceroute.live.reading import read_config
 from tests.live.cluster import (
     POOL,
     POOLS,

@@ -28,7 +28,7 @@ from tests.live.cluster import (
     write_kubeconfig,
 )
 from tests.live.fake_engine import DONE, FakeEngine, chunk, run, until
-from tests.live.test_process import LIMIT_S, Process, started
+from tests.live.starting import LIMIT_S, Process, started
 
 pytest.importorskip("kubernetes.aio", reason="Kubernetes' client is not installed")
 pytestmark = [

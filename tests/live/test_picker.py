@@ -12,8 +12,8 @@ import pytest
 
 from balanceroute.live.addresses import RankAddress
 from balanceroute.live.app import running_router
-from balanceroute.live.config import read_config
 from balanceroute.live.picker.endpoints import endpoint_of
+from balanceroute.live.reading import read_config
 from balanceroute.live.warm import warm
 from tests.live.fake_engine import DONE, Client, FakeEngine, chunk, run, serving, until
 

@@ -11,8 +11,8 @@ import pytest
 from balanceroute.errors import ConfigError
 from balanceroute.live import settings_file
 from balanceroute.live.addresses import rank_addresses
-from balanceroute.live.config import read_config
 from balanceroute.live.picker.endpoints import check_endpoints, endpoint_of
+from balanceroute.live.reading import read_config
 from tests.live.fake_engine import run, until
 
 

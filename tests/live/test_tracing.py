@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from balanceroute.errors import ConfigError, MissingExtraError
-from balanceroute.live.config import read_config
+from balanceroute.live.reading import read_config
 from tests.live.fake_engine import FakeEngine, chunk, routing, run, serving, stream, three_tokens
 
 pytest.importorskip("opentelemetry.sdk")

@@ -25,6 +25,7 @@ from balanceroute.cli import (
     predict,
     replay,
     serve,
+    serve_part,
     simulate,
     study,
     trace,
@@ -42,6 +43,7 @@ app = typer.Typer(
 app.command("simulate")(simulate.simulate)
 app.command("fleet")(fleet.fleet)
 app.command("serve")(serve.serve)
+app.command(serve_part.PART, hidden=True)(serve_part.serve_part)
 app.command("epp")(epp.epp)
 app.command("emulate")(emulate.emulate)
 app.command("load")(load.load)

@@ -85,8 +85,8 @@ def _read(path: Path | None, flags: dict[str, Any]) -> ServeConfig:
     try:
         from msgspec.structs import replace
 
-        from balanceroute.live.config import read_config
         from balanceroute.live.picker.endpoints import check_endpoints
+        from balanceroute.live.reading import read_config
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"epp needs {error.name}; install it with: pip install 'balanceroute[serve,grpc]'"

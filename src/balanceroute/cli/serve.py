@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -16,11 +15,10 @@ import typer
 
 from balanceroute.cli.logs import set_up_logging
 from balanceroute.cli.simulate import option
-from balanceroute.errors import BalanceRouteError, ConfigError, MissingExtraError
+from balanceroute.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from balanceroute.cluster.costs import StepCosts
-    from balanceroute.live.app import Router
     from balanceroute.live.config import ServeConfig
     from balanceroute.live.kubernetes.discovery import Discovery
 
@@ -121,6 +119,9 @@ def serve(
     otlp_traces_endpoint: Annotated[
         str | None, option("Collector of OpenTelemetry traces, http://host:4318/v1/traces.")
     ] = None,
+    processes: Annotated[
+        int | None, option("That carry requests, with one more that decides if several; else 1.")
+    ] = None,
     log_level: Annotated[str, option("debug, info, warning or error.")] = "info",
     log_format: Annotated[str, option("text, or json: an object per line.")] = "text",
 ) -> None:
@@ -136,7 +137,7 @@ def serve(
     flags["admin_token"] = os.environ.get(ADMIN_TOKEN) or None
     flags["otlp_traces_endpoint"] = otlp_traces_endpoint or traces_endpoint(os.environ)
     try:
-        from balanceroute.live.config import read_config
+        from balanceroute.live.reading import read_config
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"serve needs {error.name}; install it with: pip install 'balanceroute[serve]'"
@@ -144,6 +145,13 @@ def serve(
     reread = partial(read_config, config, flags)
     settings = reread()
     set_up_logging(log_level, log_format)
+    if settings.processes > 1:
+        from balanceroute.cli.serve_part import serve_in_parts
+
+        say_what_comes(settings)
+        logging_flags = ["--log-level", log_level, "--log-format", log_format]
+        serve_in_parts(settings, costs_of(settings), config, flags, logging_flags)
+        return
     serving = serve_until_told(settings, reread if config is not None else None)
     if sys.platform == "win32":
         asyncio.run(serving)
@@ -167,7 +175,7 @@ def traces_endpoint(environment: Mapping[str, str]) -> str | None:
     return f"{url.rstrip('/')}/v1/traces" if url else None
 
 
-def _costs(settings: ServeConfig) -> StepCosts | None:
+def costs_of(settings: ServeConfig) -> StepCosts | None:
     """Return what a step costs, if the settings say so."""
     if settings.step_time is None:
         return None
@@ -248,17 +256,16 @@ async def _serve(
 ) -> None:
     """Serve with settings that name the ranks; those that are found may change."""
     from balanceroute.live.app import running_router
+    from balanceroute.live.reloading import reload
     from balanceroute.live.settings_file import follow
     from balanceroute.live.warm import warm
 
-    costs, loop = _costs(settings), asyncio.get_running_loop()
-    typer.echo(
-        f"balanceroute: making {settings.policy} ready; a fresh installation compiles", err=True
-    )
+    costs, loop = costs_of(settings), asyncio.get_running_loop()
+    say_what_comes(settings)
     warm(settings.policy, num_ranks=len(settings.addresses), costs=costs)
     async with running_router(settings, costs, reread, is_picker=is_picker) as (router, port):
         if reread is not None and hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, _reload, router, reread)
+            loop.add_signal_handler(signal.SIGHUP, reload, router.parts, reread)
         grpc = f"grpc://{settings.host}:{router.grpc_port} and " if router.grpc_port else ""
         typer.echo(
             f"balanceroute: {settings.policy} in front of {router.group.num_ranks} ranks "
@@ -266,20 +273,18 @@ async def _serve(
         )
         sys.stdout.flush()
         if found is not None:
-            found.follow(partial(_reload, router, reread or partial(found.applied_to, settings)))
+            again = reread or partial(found.applied_to, settings)
+            found.follow(partial(reload, router.parts, again))
         if followed is None or reread is None:
             await stop.wait()
             return
-        following = asyncio.create_task(follow(followed, partial(_reload, router, reread)))
+        following = asyncio.create_task(follow(followed, partial(reload, router.parts, reread)))
         await stop.wait()
         following.cancel()
 
 
-def _reload(router: Router, reread: Callable[[], ServeConfig]) -> None:
-    """Put the settings in force that the file holds now, or say why not."""
-    try:
-        router.parts.reload(reread())
-    except BalanceRouteError as error:
-        logging.getLogger(__name__).error("the settings stay as they are: %s", error)
-    else:
-        logging.getLogger(__name__).warning("new settings are in force")
+def say_what_comes(settings: ServeConfig) -> None:
+    """Say what takes a while."""
+    typer.echo(
+        f"balanceroute: making {settings.policy} ready; a fresh installation compiles", err=True
+    )

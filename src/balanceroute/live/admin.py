@@ -166,4 +166,5 @@ def workers(parts: Parts) -> dict[str, object]:
         }
         for server in tier
     ]
-    return {"workers": shown, "prefill": prefill, "num_waiting": parts.num_waiting}
+    its = {"workers": shown, "prefill": prefill, "num_waiting": parts.num_waiting}
+    return its if parts.processes is None else its | {"processes": parts.processes.shown()}

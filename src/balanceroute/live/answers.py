@@ -38,6 +38,21 @@ class Refusal(Exception):  # noqa: N818  # an answer, not a fault of ours
         return json_response(error_body(self.status, self.message), self.status, headers)
 
 
+def overdue(limit_s: float) -> Refusal:
+    """Return what a request is told that has waited too long."""
+    return Refusal(408, f"no rank within {limit_s:g} s", "queue_timeout")
+
+
+def no_rank() -> Refusal:
+    """Return what a request is told that no rank may have."""
+    return Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
+
+
+def no_brain() -> Refusal:
+    """Return what is said while the process that decides is away."""
+    return Refusal(503, "the process that decides is being replaced; try again", "no_brain")
+
+
 class Relayed(Refusal):
     """An engine's own refusal, passed on as it is.
 

@@ -4,37 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from balanceroute import __version__
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.errors import ConfigError, MissingExtraError
+from balanceroute.errors import MissingExtraError
 from balanceroute.live.admin import Admin, workers
-from balanceroute.live.answers import Refusal, json_response
-from balanceroute.live.clients import BODY, SLOW_BODY, ClientServer
+from balanceroute.live.answers import json_response
+from balanceroute.live.booking import Booking
+from balanceroute.live.clients import ClientServer
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.dashboard import EVENTS_PATH, FILES, Dashboard, show_file
 from balanceroute.live.decision_api.faces import http_paths
 from balanceroute.live.decision_api.reservations import Reservations
-from balanceroute.live.endings import refusal_of
+from balanceroute.live.handling import Handler, Handling, liveness
+from balanceroute.live.listening import CLOSE_S, listen
 from balanceroute.live.parts import Parts
 from balanceroute.live.passing import PassThrough
 from balanceroute.live.proxy import Proxy
 from balanceroute.live.services import serving_grpc
-from balanceroute.live.tenants import check_key
 from balanceroute.live.upstream import open_session
 from balanceroute.live.watch import Watch
 from balanceroute.live.wire import PATHS
 
 if TYPE_CHECKING:
     from balanceroute.live.tracing import Tracing
-
-CLOSE_S = 1.0  # for connections, once all requests have ended
-CONTINUE, BACKLOG = "100-continue", 1024
-Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
 class Router:
@@ -43,60 +40,38 @@ class Router:
     def __init__(self, parts: Parts, tracing: Tracing | None) -> None:
         self.parts, self.group, self.health = parts, parts.group, parts.health
         self.meters, self.watch = parts.meters, Watch(parts)
-        proxy, self.dashboard = Proxy(parts, tracing), Dashboard(parts)
-        self._paths: dict[tuple[str, str], Handler] = {
-            ("GET", "/health"): self._liveness,
-            ("GET", "/liveness"): self._liveness,
+        proxy, self.dashboard = Proxy(parts, Booking(parts), tracing), Dashboard(parts)
+        paths: dict[tuple[str, str], Handler] = {
+            ("GET", "/health"): liveness,
+            ("GET", "/liveness"): liveness,
             ("GET", "/readiness"): self._readiness,
             ("GET", "/metrics"): self._metrics,
             ("GET", "/workers"): self._workers,
             ("GET", "/version"): self._version,
         }
-        self._paths.update({("GET", path): show_file for path in FILES})
-        self._paths["GET", EVENTS_PATH] = self.dashboard.events
-        self._paths.update({("POST", path): proxy.generate for path in PATHS})
+        paths.update({("GET", path): show_file for path in FILES})
+        paths["GET", EVENTS_PATH] = self.dashboard.events
+        paths.update({("POST", path): proxy.generate for path in PATHS})
         self.reservations = Reservations(parts)
         if parts.config.decisions:
-            self._paths.update(http_paths(self.reservations, parts))
-        self._pass_through = PassThrough(parts).answer
+            paths.update(http_paths(self.reservations, parts))
+        self.handle = Handling(
+            parts,
+            paths,
+            PassThrough(parts).answer,
+            is_public=(liveness, self._readiness, show_file),
+            is_counted=lambda _: (
+                parts.processes is None
+            ),  # else they are counted where they are given
+        ).handle
         self.grpc_port: int | None = None  # once it is served
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer any request."""
-        handler = self._paths.get((request.method, request.path), self._pass_through)
-        if request.headers.get("Expect", "").lower() == CONTINUE and request.transport is not None:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        try:
-            if handler not in (self._liveness, self._readiness, show_file):
-                check_key(request, self.parts.config)
-            answer = await handler(request)
-        except Refusal as refusal:
-            answer = self._refuse(refusal)
-        except web.HTTPException as error:  # a body beyond the limit
-            answer = self._refuse(Refusal(error.status, error.text or error.reason, "bad_request"))
-        except Exception as error:
-            failure = refusal_of(error, request, limit_s=0.0, is_stopping=False)
-            if failure is None:
-                raise
-            answer = self._refuse(failure)
-        self.meters.requests.labels(str(answer.status)).inc()
-        return answer
-
-    def _refuse(self, refusal: Refusal) -> web.Response:
-        if refusal.reason == SLOW_BODY:
-            self.meters.slow_clients.labels(BODY).inc()
-        self.meters.dropped.labels(refusal.reason).inc()
-        return refusal.response()
-
-    async def _liveness(self, _: web.BaseRequest) -> web.StreamResponse:
-        return json_response({"status": "ok"})
-
     async def _readiness(self, _: web.BaseRequest) -> web.StreamResponse:
-        is_open = self.health.is_open
-        return json_response(
-            {"status": "ready" if any(is_open) else "no rank is fit", "open": is_open},
-            200 if any(is_open) else 503,
-        )
+        is_open, processes = self.health.is_open, self.parts.processes
+        missing = processes.missing() if processes is not None else ""
+        missing = missing or ("" if any(is_open) else "no rank is fit")
+        status = {"status": missing or "ready", "open": is_open}
+        return json_response(status, 503 if missing else 200)
 
     async def _version(self, _: web.BaseRequest) -> web.StreamResponse:
         return json_response({"version": __version__})
@@ -136,31 +111,40 @@ async def running_router(
     async with contextlib.AsyncExitStack() as stack:
         session = await stack.enter_async_context(open_session())
         parts = Parts.of(config, costs, session)
-        stack.callback(parts.planner.stop)
-        stack.callback(parts.counting.stop)
-        if parts.decisions is not None:
-            stack.callback(parts.decisions.close)
-        router = Router(parts, await stack.enter_async_context(_tracing(parts)))
-        stack.push_async_callback(router.dashboard.stop)
-        stack.callback(router.reservations.stop)
-        stack.push_async_callback(router.watch.stop)
-        await router.watch.start()
-        if parts.shadow is not None:
-            stack.push_async_callback(parts.shadow.stop)
-            await parts.shadow.start()
-        if config.admin_port is not None:
-            pages = Admin(parts, reread, router.dashboard).app()
-            admin = web.AppRunner(pages, access_log=None, shutdown_timeout=CLOSE_S)
-            await _listen(stack, admin, config.host, config.admin_port)
-        if config.grpc_port is not None:
-            router.grpc_port = await stack.enter_async_context(
-                serving_grpc(parts, router.reservations, is_picker=is_picker)
-            )
-        server = ClientServer(router.handle, parts)
-        runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
-        port = await _listen(stack, runner, config.host, config.port)
-        stack.callback(router.dashboard.leave)  # first, so that nobody waits for open pages
-        yield router, port
+        router = await start_router(stack, parts, reread, is_picker=is_picker)
+        yield router, await serve_clients(stack, router)
+
+
+async def start_router(
+    stack: contextlib.AsyncExitStack,
+    parts: Parts,
+    reread: Callable[[], ServeConfig] | None,
+    *,
+    is_picker: bool = False,
+) -> Router:
+    """Start all of a router but what clients reach, until the stack is left."""
+    config = parts.config
+    stack.callback(parts.planner.stop)
+    stack.callback(parts.counting.stop)
+    if parts.decisions is not None:
+        stack.callback(parts.decisions.close)
+    router = Router(parts, await stack.enter_async_context(_tracing(parts)))
+    stack.push_async_callback(router.dashboard.stop)
+    stack.callback(router.reservations.stop)
+    stack.push_async_callback(router.watch.stop)
+    await router.watch.start()
+    if parts.shadow is not None:
+        stack.push_async_callback(parts.shadow.stop)
+        await parts.shadow.start()
+    if config.admin_port is not None:
+        pages = Admin(parts, reread, router.dashboard).app()
+        admin = web.AppRunner(pages, access_log=None, shutdown_timeout=CLOSE_S)
+        await listen(stack, admin, config.host, config.admin_port)
+    if config.grpc_port is not None:
+        router.grpc_port = await stack.enter_async_context(
+            serving_grpc(parts, router.reservations, is_picker=is_picker)
+        )
+    return router
 
 
 @contextlib.asynccontextmanager
@@ -183,16 +167,10 @@ async def _tracing(parts: Parts) -> AsyncIterator[Tracing | None]:
         await asyncio.to_thread(tracing.stop)
 
 
-async def _listen(
-    stack: contextlib.AsyncExitStack, runner: web.BaseRunner, host: str, port: int
-) -> int:
-    """Serve on a port until the stack is left; return the port."""
-    await runner.setup()
-    stack.push_async_callback(runner.cleanup)
-    try:
-        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port"
-        ) from error
-    return int(runner.addresses[0][1])
+async def serve_clients(stack: contextlib.AsyncExitStack, router: Router) -> int:
+    """Let clients in until the stack is left; return the port."""
+    config = router.parts.config
+    runner = web.ServerRunner(ClientServer(router.handle, router.parts), shutdown_timeout=CLOSE_S)
+    port = await listen(stack, runner, config.host, config.port)
+    stack.callback(router.dashboard.leave)  # first, so that nobody waits for open pages
+    return port

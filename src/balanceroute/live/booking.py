@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from balanceroute.live.answers import Refusal
+from balanceroute.live.answers import no_rank, overdue
 from balanceroute.live.parts import Parts
 from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import Usage
@@ -29,7 +29,7 @@ class Booking:
     def expect_room(self, tenant: str | None) -> None:
         """Refuse a request with 503 if no rank is fit, and with 429 if too many wait."""
         if not any(self._parts.health.is_open):
-            raise Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
+            raise no_rank()
         self._parts.expect_room(tenant)
 
     def enter(self, ticket: Ticket, tenant: str | None, placed: Callable[[Ticket], None]) -> None:
@@ -66,6 +66,11 @@ class Booking:
         """Measure how long a request has waited."""
         self._parts.meters.wait.observe(ticket.sent_s - ticket.arrived_s)
 
+    def adopt(self, ticket: Ticket, output_tokens: int) -> None:
+        """Book a request that is on its rank already, and has given so many tokens there."""
+        self._group.enter_pinned(ticket)
+        self._group.correct(ticket, prompt_tokens=0, output_tokens=output_tokens)
+
     def grow(self, ticket: Ticket, num_tokens: int) -> None:
         """Book tokens that a request has given."""
         is_running = ticket.handle != NO_HANDLE  # whatever comes after its end
@@ -73,12 +78,7 @@ class Booking:
             self._planner.free()
 
     def complete(
-        self,
-        ticket: Ticket,
-        usage: Usage | None,
-        facts: RequestFacts,
-        *,
-        has_completed: bool = True,
+        self, ticket: Ticket, usage: Usage | None, facts: RequestFacts, has_completed: bool = True
     ) -> None:
         """Book that a request has come to its end, its own or not, and what it has come to."""
         if ticket.handle == NO_HANDLE:
@@ -112,11 +112,6 @@ class Booking:
         self._group.close(ticket, has_completed=has_completed)
         self._queue.end(ticket)
         self._planner.free()
-
-
-def overdue(limit_s: float) -> Refusal:
-    """Return what a request is told that has waited too long."""
-    return Refusal(408, f"no rank within {limit_s:g} s", "queue_timeout")
 
 
 def _note_placed(placed: asyncio.Future[None], _: Ticket) -> None:

@@ -13,8 +13,8 @@ from aiohttp.http import HttpProcessingError
 from prometheus_client import Counter
 
 from balanceroute.live.answers import JSON, Refusal, error_body
+from balanceroute.live.carrying import Carrying
 from balanceroute.live.config import ServeConfig
-from balanceroute.live.parts import Parts
 
 HEADERS, BODY, ANSWER = "headers", "body", "answer"  # what a client may be too slow with
 LAST_WORDS_S = 1.0  # to write why an answer ends
@@ -155,11 +155,11 @@ class ClientServer(web.Server):
     ----------
     handler : callable
         Answers any request.
-    parts : Parts
-        Of the router; `is_stopping` is set when those that still run are told to end.
+    parts : Carrying
+        Of the process; `is_stopping` is set when those that still run are told to end.
     """
 
-    def __init__(self, handler: Handler, parts: Parts) -> None:
+    def __init__(self, handler: Handler, parts: Carrying) -> None:
         config = parts.config
         factory = partial(_make_request, max_body_bytes=config.max_body_bytes)
         super().__init__(self._handle, request_factory=factory, handler_cancellation=True)
@@ -169,7 +169,7 @@ class ClientServer(web.Server):
             Connection,
             self,
             settings=lambda: parts.config,
-            slow=parts.meters.slow_clients,
+            slow=parts.counters.slow_clients,
             loop=asyncio.get_running_loop(),
             access_log=None,
             max_line_size=config.max_header_bytes,

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from balanceroute.errors import ConfigError
 from balanceroute.live.addresses import RankAddress, rank_addresses
-from balanceroute.live.fleet import FLEET_DEFAULTS, is_fleet
 
-TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, section 5.6.2
-HTTP_URL = re.compile(r"https?://[^/\s]+")
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0.0)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -130,6 +122,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         looked at. For `br_fleet`.
     otlp_traces_endpoint : str or None
         Collector that is sent traces, as OTLP over HTTP; None: there are none.
+    processes : int
+        That carry requests; with more than one, another decides for all of them.
     """
 
     worker_urls: tuple[str, ...] = ()
@@ -192,6 +186,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     session_header: str | None = None
     prefix_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     otlp_traces_endpoint: str | None = None
+    processes: Annotated[int, Meta(ge=1, le=256)] = 1
 
     @property
     def addresses(self) -> list[RankAddress]:
@@ -218,104 +213,3 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def has_tenants(self) -> bool:
         """Tell whether shares are looked after."""
         return bool(self.tenants) or self.tenant_header is not None
-
-
-def read_config(
-    path: Path | None, flags: Mapping[str, Any], *, is_picker: bool = False
-) -> ServeConfig:
-    """Return what a YAML file says, if there is one, and flags, which go before it.
-
-    Parameters
-    ----------
-    path, flags
-        Of the file, and the flags that were given.
-    is_picker : bool
-        Whether it is for `epp`, which always serves gRPC.
-
-    Raises
-    ------
-    ConfigError
-        If the file cannot be read, or something is unknown, missing or out of its range.
-
-    Examples
-    --------
-    >>> read_config(None, {"worker_urls": ["http://10.0.0.1:8000"], "slots": 72}).slots
-    72
-    >>> read_config(None, {"worker_urls": [], "port": -1})
-    Traceback (most recent call last):
-        ...
-    balanceroute.errors.ConfigError: command line: Expected `int` >= 0 - at `$.port`
-    """
-    settings = _read_file(path) if path is not None else {}
-    settings |= {name: value for name, value in flags.items() if value is not None}
-    if is_fleet(str(settings.get("policy"))):
-        settings = FLEET_DEFAULTS | settings
-    owner = str(path) if path is not None else "command line"
-    try:
-        config = msgspec.convert(settings, ServeConfig, strict=False)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{owner}: {error}") from error
-    _check(config, is_picker=is_picker)
-    return config
-
-
-def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        settings = msgspec.yaml.decode(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(settings, dict):
-        kind = type(settings).__name__  # and not the content, which may be secret
-        raise ConfigError(f"{path} must hold settings as `name: value`, got a {kind}")
-    return {str(name).replace("-", "_"): value for name, value in settings.items()}
-
-
-def _check(config: ServeConfig, *, is_picker: bool) -> None:
-    if config.is_discovered and config.worker_urls:
-        raise ConfigError("--worker-urls and --kubernetes-… both name the ranks; leave one")
-    if not config.is_discovered and not config.worker_urls:
-        raise ConfigError("--worker-urls must name at least one rank, as http://127.0.0.1:8000")
-    for name in ("request_timeout_secs", "queue_timeout_secs", "step_time"):
-        value = getattr(config, name)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"--{name.replace('_', '-')} must be finite, got {value}")
-    shares = len({address.url for address in config.addresses}) < len(config.addresses)
-    if shares and config.rank_field == "none":
-        raise ConfigError(
-            "several ranks share a URL, so --rank-field must be header (vLLM) or body (SGLang)"
-        )
-    if config.count_by == "tokenizer" and config.tokenizer is None:
-        raise ConfigError("--count-by tokenizer needs --tokenizer FILE")
-    if config.count_by in ("estimate", "engine") and config.tokenizer is not None:
-        raise ConfigError(f"--tokenizer is not used with --count-by {config.count_by}; leave one")
-    if config.admin_port is not None and not config.admin_token:
-        raise ConfigError("--admin-port needs a token in BALANCEROUTE_ADMIN_TOKEN")
-    if config.shadow is not None and (config.step_time is None or config.slots is None):
-        raise ConfigError(
-            "--shadow needs --step-time and --slots, by which its steps are told; "
-            "`balanceroute doctor` fits the first"
-        )
-    if config.grpc_port is not None and not config.decisions and not is_picker:
-        raise ConfigError("--grpc-port serves decisions; give --decisions, too")
-    keys = [key for its in config.tenants.values() for key in its.keys] + list(config.api_keys)
-    if len(set(keys)) < len(keys) or "" in keys:
-        raise ConfigError("a key must not be empty, nor stand twice among tenants and api-keys")
-    for name in ("tenant_header", "session_header"):
-        header = getattr(config, name)
-        if header is not None and not TOKEN.fullmatch(header):
-            raise ConfigError(f"{name} must be a header's name, got {header!r}")
-    if is_fleet(config.policy):
-        if config.barrier:
-            raise ConfigError("br_fleet chooses among groups, which do not share one --barrier")
-    elif config.session_header is not None or config.prefix_blocks > 0:
-        raise ConfigError("--session-header and --prefix-blocks need --policy br_fleet")
-    collector = config.otlp_traces_endpoint
-    if collector is not None and not HTTP_URL.match(collector):
-        raise ConfigError(
-            "--otlp-traces-endpoint must be a URL as http://127.0.0.1:4318/v1/traces, got "
-            f"{collector!r}"
-        )
-    if config.prefill_budget is not None and config.step_time is None:
-        raise ConfigError("--prefill-budget needs --step-time, against which prefill is weighed")

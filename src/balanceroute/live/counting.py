@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Protocol
+from pathlib import Path
 
 import aiohttp
 import msgspec
 
+from balanceroute.live.carrying import Carrying, Counting
 from balanceroute.live.texts import prompt_texts, tokenize_body
-from balanceroute.live.tokenizer import TokenizerLike
+from balanceroute.live.tokenizer import FileTokenizer, TokenizerLike
 from balanceroute.live.wire import RequestFacts
 
 SHORT_BYTES = 1024  # half a millisecond of work; a thread is not worth its while
@@ -21,18 +23,6 @@ NUM_THREADS = 2
 RETRY_S = 1.0  # between two questions to engines that do not answer in time
 
 log = logging.getLogger(__name__)
-
-
-class Counting(Protocol):
-    """Finds out how long a prompt is."""
-
-    async def count(self, path: str, body: bytes, facts: RequestFacts, /) -> RequestFacts:
-        """Return the facts of a request with what has been found out about its prompt."""
-        ...
-
-    def stop(self) -> None:
-        """Let go of what has been held."""
-        ...
 
 
 class NoCounting:
@@ -158,3 +148,25 @@ class EngineCounting:
 
     def stop(self) -> None:
         """Do nothing: the session is another's."""
+
+
+def counting_of(parts: Carrying) -> Counting:
+    """Return what counts prompts in the way that settings ask for."""
+    config = parts.config
+    if config.tokenizer is not None:
+        return TokenizerCounting(FileTokenizer(Path(config.tokenizer)))
+    if config.count_by != "engine":
+        return NoCounting()
+    turns = itertools.count()
+
+    def next_url() -> str | None:
+        pairs = zip(parts.addresses, parts.health.is_open, strict=True)
+        urls = [address.url for address, is_open in pairs if is_open]
+        return urls[next(turns) % len(urls)] if urls else None
+
+    return EngineCounting(
+        parts.session,
+        choose_url=next_url,
+        timeout_s=config.tokenize_timeout_secs,
+        on_fallback=parts.counters.estimated.inc,
+    )

@@ -138,7 +138,7 @@ class FairQueue:
         if its not in self._waiting:
             self._waiting[its] = None
             its.shown = its.served = max(its.served, self._floor)
-        entry = _Entry(ticket, its, self._clock(), ticket.on_placed)
+        entry = _Entry(ticket, its, self._clock() - ticket.age_s, ticket.on_placed)
         ticket.on_placed = self._note_placed
         self._entries[ticket] = entry
         its.num_waiting += 1

@@ -8,6 +8,7 @@ from balanceroute.errors import ConfigError
 from balanceroute.live.config import ServeConfig
 
 FIXED = (
+    "processes",
     "shadow",
     "decision_log",
     "decision_log_max_bytes",

@@ -160,7 +160,7 @@ class LiveGroup:
     def _register(self, ticket: Ticket) -> None:
         if ticket.number < 0:  # else it comes again, and keeps its number and its age
             ticket.number, self._next_number = self._next_number, self._next_number + 1
-            ticket.arrived_s = self._clock()
+            ticket.arrived_s = self._clock() - ticket.age_s
             for watch in self.arrival_watchers:
                 watch(ticket)
 

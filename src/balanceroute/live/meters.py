@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from balanceroute.live.collectors import LevelState
+from balanceroute.live.counters import Counters
 from balanceroute.live.fair import FairQueue
 from balanceroute.live.group import LiveGroup
 
@@ -31,31 +32,8 @@ class Meters:
 
     def __init__(self, group: LiveGroup, names: list[str], policy: str) -> None:
         registry = self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "balanceroute_requests", "Answers, by HTTP status.", ["code"], registry=registry
-        )
-        self.dropped = Counter(
-            "balanceroute_dropped_requests",
-            "Requests that got no answer from an engine.",
-            ["reason"],
-            registry=registry,
-        )
-        self.retries = Counter("balanceroute_retries", "Sends after the first.", registry=registry)
-        self.cut = Counter(
-            "balanceroute_cut_streams", "Streams that ended in an error.", registry=registry
-        )
+        self.counters = Counters(registry)
         self.tokens = Counter("balanceroute_output_tokens", "Tokens passed on.", registry=registry)
-        self.slow_clients = Counter(
-            "balanceroute_slow_clients",
-            "Clients given up for taking too long with headers, body, or reading the answer.",
-            ["what"],
-            registry=registry,
-        )
-        self.estimated = Counter(
-            "balanceroute_count_fallbacks",
-            "Prompts that were estimated because no engine has counted them in time.",
-            registry=registry,
-        )
         self.wait = Histogram(
             "balanceroute_pool_wait_seconds",
             "Time from arrival to a rank.",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import aiohttp
 import msgspec
@@ -15,9 +14,11 @@ from balanceroute.live.addresses import RankAddress, rank_addresses
 from balanceroute.live.affinity import Affinity, affinity_of
 from balanceroute.live.answers import Refusal
 from balanceroute.live.barrier import Barrier
+from balanceroute.live.carrying import Counting, Processes
 from balanceroute.live.collectors import BarrierState, HealthState
 from balanceroute.live.config import ServeConfig
-from balanceroute.live.counting import Counting, EngineCounting, NoCounting, TokenizerCounting
+from balanceroute.live.counters import Counters
+from balanceroute.live.counting import NoCounting, counting_of
 from balanceroute.live.decision_log import DecisionLog, open_log
 from balanceroute.live.decisions import POLICY_STREAM
 from balanceroute.live.fair import FairQueue
@@ -31,7 +32,6 @@ from balanceroute.live.prefill import PrefillTier
 from balanceroute.live.prompts import PromptCounter
 from balanceroute.live.shadow import Shadow, shadow_of
 from balanceroute.live.tenants import weight_of
-from balanceroute.live.tokenizer import FileTokenizer
 from balanceroute.live.unanswered import Unanswered
 from balanceroute.policies.base import Policy
 from balanceroute.policies.registry import make_policy
@@ -53,6 +53,8 @@ class Parts:
         Of the ranks by number; one that is taken away keeps its number and stays drained.
     group, queue, planner, health, meters, session, prefill, and the others
         See their classes.
+    processes : Processes or None
+        The processes that carry requests, if it is not this one that does.
     is_stopping, has_fallen_back : bool
         Whether requests are told to end; whether the policy has raised, and another chooses.
     """
@@ -73,13 +75,19 @@ class Parts:
     shadow: Shadow | None = None
     affinity: Affinity | None = None
     unanswered: Unanswered | None = None
+    processes: Processes | None = None
     is_stopping: bool = False
     has_fallen_back: bool = False
 
     @staticmethod
-    def of(config: ServeConfig, costs: StepCosts | None, session: aiohttp.ClientSession) -> Parts:
-        """Return the parts that settings ask for."""
-        addresses = config.addresses
+    def of(
+        config: ServeConfig,
+        costs: StepCosts | None,
+        session: aiohttp.ClientSession,
+        addresses: Sequence[RankAddress] | None = None,
+    ) -> Parts:
+        """Return the parts that settings ask for, with other ranks than they name if there are."""
+        addresses = list(addresses or config.addresses)
         names = [address.name for address in addresses]
         group = LiveGroup(
             num_ranks=len(addresses),
@@ -127,12 +135,17 @@ class Parts:
             meters.show(parts.shadow)
         parts.decisions = open_log(config, group, costs, meters.log_failures.inc)
         group.on_step, group.on_rest = parts.barrier.step, parts.barrier.rest
-        parts.counting = _counting(parts)
+        parts.counting = counting_of(parts)
         meters.show_tenants(queue, lambda: parts.config.tenants)
         meters.show(HealthState(health, names))
         meters.show(BarrierState(parts.barrier, lambda: parts.config.barrier))
         health.on_change = parts.open_ranks
         return parts
+
+    @property
+    def counters(self) -> Counters:
+        """Return what is counted where requests are carried."""
+        return self.meters.counters
 
     @property
     def num_waiting(self) -> int:
@@ -252,27 +265,6 @@ class Parts:
 
 def _policy(config: ServeConfig) -> Policy:
     return make_policy(config.policy, rng=np.random.default_rng((config.seed, POLICY_STREAM)))
-
-
-def _counting(parts: Parts) -> Counting:
-    config = parts.config
-    if config.tokenizer is not None:
-        return TokenizerCounting(FileTokenizer(Path(config.tokenizer)))
-    if config.count_by != "engine":
-        return NoCounting()
-    turns = itertools.count()
-
-    def next_url() -> str | None:
-        pairs = zip(parts.addresses, parts.health.is_open, strict=True)
-        urls = [address.url for address, is_open in pairs if is_open]
-        return urls[next(turns) % len(urls)] if urls else None
-
-    return EngineCounting(
-        parts.session,
-        choose_url=next_url,
-        timeout_s=config.tokenize_timeout_secs,
-        on_fallback=parts.meters.estimated.inc,
-    )
 
 
 def _is_immediate(config: ServeConfig) -> bool | None:

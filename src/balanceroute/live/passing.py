@@ -1,4 +1,4 @@
-"""What makes no load that is accounted for: passed on to the ranks in turn."""
+"""What makes no load that is accounted for: passed on to the ranks in turn, or to who decides."""
 
 from __future__ import annotations
 
@@ -6,33 +6,39 @@ import aiohttp
 from aiohttp import web
 
 from balanceroute.live.addresses import RankAddress
-from balanceroute.live.answers import Refusal
+from balanceroute.live.answers import Refusal, no_brain, no_rank
+from balanceroute.live.carrying import Carrying
 from balanceroute.live.clients import read_body
 from balanceroute.live.events import EVENT_STREAM, WholeEvents, error_event
-from balanceroute.live.parts import Parts
 from balanceroute.live.upstream import answer_headers, request_headers
+
+BRAIN = RankAddress("http://brain")  # the session knows the way
 
 
 class PassThrough:
-    """Answers requests with the next rank that is open.
+    """Answers requests with the next rank that is open, or with the process that decides.
 
     Parameters
     ----------
-    parts : Parts
-        Of the router.
+    parts : Carrying
+        Of the process.
+    brain : aiohttp.ClientSession or None
+        What leads to the process that decides, to ask that; None: ranks are asked.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Carrying, *, brain: aiohttp.ClientSession | None = None) -> None:
+        self._parts, self._brain = parts, brain
         self._last = -1
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Pass a request on, and its answer back."""
-        address, config = self._next(), self._parts.config
-        headers = request_headers(request.headers, keeps_secrets=not config.asks_for_keys)
+        config, is_inside = self._parts.config, self._brain is not None
+        address = BRAIN if is_inside else self._next()
+        keeps_secrets = is_inside or not config.asks_for_keys
+        headers = request_headers(request.headers, keeps_secrets=keeps_secrets)
         body = await read_body(request, config.body_timeout_secs)
         try:
-            async with self._parts.session.request(
+            async with (self._brain or self._parts.session).request(
                 request.method,
                 f"{address.url}{request.path_qs}",
                 data=body,
@@ -48,6 +54,8 @@ class PassThrough:
         except TimeoutError as error:
             raise Refusal(504, f"{address.name} gives no answer", "request_timeout") from error
         except (aiohttp.ClientError, OSError) as error:
+            if is_inside:
+                raise no_brain() from error
             raise Refusal(502, f"{address.name}: {error}", "upstream_unreachable") from error
 
     async def _stream(
@@ -66,7 +74,7 @@ class PassThrough:
         except (aiohttp.ClientError, OSError) as error:  # a time-out is one
             if request.transport is None:  # it is the client that has gone
                 return answer
-            self._parts.meters.cut.inc()
+            self._parts.counters.cut.inc()
             message = f"{address.name} broke off this stream: {type(error).__name__}"
             refusal = Refusal(502, message, "upstream_broken")
             await answer.write(error_event(refusal, request.path))
@@ -76,7 +84,7 @@ class PassThrough:
     def _next(self) -> RankAddress:
         is_open = self._parts.health.is_open
         if not any(is_open):
-            raise Refusal(503, "no rank is fit for requests; see /workers", "no_worker")
+            raise no_rank()
         self._last = (self._last + 1) % len(is_open)
         while not is_open[self._last]:
             self._last = (self._last + 1) % len(is_open)

@@ -14,12 +14,11 @@ from multidict import CIMultiDict
 
 from balanceroute.live.affinity import session_of
 from balanceroute.live.answers import Refusal
-from balanceroute.live.booking import Booking
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
+from balanceroute.live.carrying import Bookings, Carrying
 from balanceroute.live.clients import read_body
 from balanceroute.live.endings import refusal_of
 from balanceroute.live.events import EVENT_STREAM, WholeEvents, error_event
-from balanceroute.live.parts import Parts
 from balanceroute.live.tenants import tenant_of
 from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, read_usage
@@ -40,15 +39,16 @@ class Proxy:
 
     Parameters
     ----------
-    parts : Parts
-        Of the router.
+    parts : Carrying
+        Of the process.
+    booking : Bookings
+        Where requests get their ranks, and are booked.
     tracing : Tracing or None
         What is told of each step of a request, if anything is.
     """
 
-    def __init__(self, parts: Parts, tracing: Tracing | None = None) -> None:
-        self._parts, self._addresses = parts, parts.addresses
-        self._group, self._booking = parts.group, Booking(parts)
+    def __init__(self, parts: Carrying, booking: Bookings, tracing: Tracing | None = None) -> None:
+        self._parts, self._booking = parts, booking
         self._rate = EventRate()
         self._instance, self._numbers = secrets.token_hex(4), itertools.count()
         self.generate: Serve = self._generate
@@ -62,7 +62,7 @@ class Proxy:
         """Have each step told from now on."""
         self.generate = tracing.serving(self._generate)
         self._placing = tracing.placing(self._place)
-        self._sending = tracing.sending(self._send, lambda rank: self._addresses[rank].name)
+        self._sending = tracing.sending(self._send, lambda rank: self._parts.addresses[rank].name)
         if self._parts.prefill is not None:
             self._prefilling = tracing.prefilling(self._prefill)
 
@@ -70,8 +70,8 @@ class Proxy:
         """Answer one request; `Refusal` if that cannot be done and nothing has been sent yet."""
         body = await read_body(request, self._parts.config.body_timeout_secs)
         try:
-            has_affinity = self._parts.affinity is not None
-            facts = read_request(request.path, body, with_blocks=has_affinity)
+            has_blocks = self._parts.config.prefix_blocks > 0
+            facts = read_request(request.path, body, with_blocks=has_blocks)
         except BadBody as error:
             raise Refusal(400, f"the body is not a JSON object: {error}", "bad_body") from error
         tenant = tenant_of(request, self._parts.config)
@@ -127,7 +127,7 @@ class Proxy:
             if answer is not None:
                 return answer
             self._booking.settle(call.ticket)
-            self._parts.meters.retries.inc()
+            self._parts.counters.retries.inc()
             await asyncio.sleep(backoff_s)
             backoff_s = min(BACKOFF_FACTOR * backoff_s, self._parts.config.retry_max_backoff_secs)
         raise AssertionError("the last attempt answers or refuses")
@@ -149,15 +149,12 @@ class Proxy:
 
     async def _place(self, ticket: Ticket, tenant: str | None) -> None:
         """Wait until the request has a rank."""
-        if ticket.pinned_rank >= 0:
-            self._group.enter_pinned(ticket)
-            return
         await self._booking.place(ticket, tenant, self._parts.config.queue_timeout_secs)
 
     async def _send(self, call: Call, *, is_last: bool) -> web.StreamResponse | None:
         """Send the request to its rank and pass the answer on; None if it may be tried again."""
         rank = call.ticket.rank
-        address = self._addresses[rank]
+        address = self._parts.addresses[rank]
         headers = call.headers.copy()
         # Who has been asked may have fetched the prompt, so that it must be computed again.
         sent, call.handed_over = call.handed_over or call.body, None
@@ -204,7 +201,7 @@ class Proxy:
             self._parts.health.fail(rank, f"{type(error).__name__}: {error}")
             if not is_last:
                 return None
-            name = self._addresses[rank].name
+            name = self._parts.addresses[rank].name
             message = f"{name} broke off its answer: {error}"
             raise Refusal(502, message, "upstream_broken") from error
         if upstream.ok:
@@ -252,7 +249,7 @@ class Proxy:
         """End a stream that its rank has broken off."""
         rank = call.ticket.rank
         self._parts.health.fail(rank, what)
-        message = f"{self._addresses[rank].name} broke off this stream: {what}"
+        message = f"{self._parts.addresses[rank].name} broke off this stream: {what}"
         return await self._break_off(call, Refusal(502, message, "upstream_broken"), error)
 
     async def _break_off(
@@ -263,7 +260,7 @@ class Proxy:
         answer = call.answer
         if answer is None:
             raise refusal from error
-        self._parts.meters.cut.inc()
+        self._parts.counters.cut.inc()
         await answer.write(error_event(refusal, call.request.path, call.last_number))
         await answer.write_eof()
         return answer
@@ -271,7 +268,7 @@ class Proxy:
     def _answer_headers(self, call: Call, upstream: aiohttp.ClientResponse) -> CIMultiDict[str]:
         headers = answer_headers(upstream.headers)
         headers[REQUEST_ID] = call.request_id
-        headers[WORKER] = self._addresses[call.ticket.rank].name
+        headers[WORKER] = self._parts.addresses[call.ticket.rank].name
         return headers
 
     def _pinned_rank(self, request: web.BaseRequest) -> int:
@@ -279,12 +276,10 @@ class Proxy:
         text = request.headers.get(RANK_HEADER)
         if text is None or not self._parts.config.allows_rank_header:
             return -1
-        if not (text.isdecimal() and int(text) < self._group.num_ranks):
-            raise Refusal(
-                400,
-                f"{RANK_HEADER} must be in 0..{self._group.num_ranks - 1}, got {text!r}",
-                "bad_rank",
-            )
+        num_ranks = len(self._parts.addresses)
+        if not (text.isdecimal() and int(text) < num_ranks):
+            message = f"{RANK_HEADER} must be in 0..{num_ranks - 1}, got {text!r}"
+            raise Refusal(400, message, "bad_rank")
         return int(text)
 
 

@@ -55,7 +55,7 @@ def weight_of(tenant: str, config: ServeConfig) -> float:
 
     Examples
     --------
-    >>> from balanceroute.live.config import read_config
+    >>> from balanceroute.live.reading import read_config
     >>> tenants = {"a": {"weight": 4.0}, "b": {}}
     >>> config = read_config(None, {"worker_urls": ["http://a:1"], "tenants": tenants})
     >>> weight_of("a", config), weight_of("b", config), weight_of("somebody", config)

@@ -32,6 +32,8 @@ class Ticket:
         Of its prefix, as `PrefixIndex` takes them.
     on_placed : callable
         Called with the ticket once it has a rank.
+    age_s : float
+        How long ago it came to another process of this router, if it did.
     number, rank, handle : int
         Its number, its rank and its account in the ledger; the latter -1 while it has none.
     arrived_s, sent_s, output_tokens
@@ -49,6 +51,7 @@ class Ticket:
     session: int = 0
     blocks: tuple[int, ...] = ()
     on_placed: Callable[[Ticket], None] = _ignore
+    age_s: float = 0.0
     preferred_rank: int = field(default=-1, init=False)
     saved_tokens: int = field(default=0, init=False)
     number: int = field(default=-1, init=False)

@@ -128,7 +128,7 @@ class Reservations:
             held.timer = self._loop.call_later(left_s, self._expire, name)
             return
         del self._held[name]
-        self._parts.meters.dropped.labels("lease_expired").inc()
+        self._parts.counters.dropped.labels("lease_expired").inc()
         self._booking.settle(held.ticket)
 
     async def progress(self, told: Progress) -> Booked:

@@ -62,7 +62,7 @@ class Following:
         """Take in the headers; return what Envoy is told."""
         its = read_headers(headers.headers)
         status = int(its.get(":status") or 0)
-        self._parts.meters.requests.labels(str(status)).inc()
+        self._parts.counters.requests.labels(str(status)).inc()
         self._is_ok = 200 <= status < 300
         mutation = b""
         if rank >= 0:
@@ -110,7 +110,7 @@ class Following:
         if self._is_over:
             return
         if self._ticket is not None and self._ticket.handle != NO_HANDLE:
-            self._parts.meters.cut.inc()
+            self._parts.counters.cut.inc()
         self._settle()
 
     def _finish(self) -> bytes:
@@ -124,7 +124,7 @@ class Following:
                 self._settle()
                 return b""
             self._parts.health.fail(ticket.rank, "a stream ended before it was complete")
-            self._parts.meters.cut.inc()
+            self._parts.counters.cut.inc()
             self._settle()
             name = self._parts.addresses[ticket.rank].name
             message = f"{name} broke off this stream: it ended before it was complete"

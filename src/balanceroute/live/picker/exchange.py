@@ -7,8 +7,7 @@ import logging
 
 from multidict import CIMultiDict
 
-from balanceroute.live.answers import Refusal
-from balanceroute.live.booking import overdue
+from balanceroute.live.answers import Refusal, overdue
 from balanceroute.live.counting import NoCounting
 from balanceroute.live.picker.answer import Following
 from balanceroute.live.picker.endpoints import subset_of
@@ -284,8 +283,8 @@ class Exchange:
     def _refuse(self, refusal: Refusal) -> None:
         """Let Envoy answer the client with a refusal."""
         self._settle()
-        meters = self._picker.parts.meters
-        meters.dropped.labels(refusal.reason).inc()
-        meters.requests.labels(str(refusal.status)).inc()
+        counters = self._picker.parts.counters
+        counters.dropped.labels(refusal.reason).inc()
+        counters.requests.labels(str(refusal.status)).inc()
         self._call.send(refused(refusal))
         self._call.end()
