@@ -121,6 +121,9 @@ def test_what_cannot_be_started(what: str, tmp_path: Path) -> None:
     ("more", "is_picker", "message"),
     [
         ({"prefill_urls": ["http://b:1"]}, False, "--prefill-urls needs --processes 1"),
+        ({"kubernetes_service": "a", "worker_urls": []}, False, "name --worker-urls"),
+        ({"policy": "br_fleet", "barrier": False}, False, "br_fleet needs --processes 1"),
+        ({"otlp_traces_endpoint": "http://b:4318/v1/traces"}, False, "needs --processes 1"),
         ({}, True, "leave --processes out"),
         ({"processes": 0}, False, "`int` >= 1"),
     ],
