@@ -129,23 +129,20 @@ def test_preemption_during_prefill() -> None:
     #  1     5    3          8   3 = 4 - 1: a's decode comes first
     #  2     6    6         12
     #  3     7    out        7   13 + 3 > 15: b itself was admitted last
-    #  4     8    3         11   from the front of the queue
-    #  5     9    6         15   full to the token
-    #  6    10    out       10   16 > 15 before anything is computed
-    #  7    11    3         14
-    #  8    12    out       12   15 + 3 > 15; a ends
+    #  4     8    -          8   18 > 15: the whole of b has to fit, and so on until a ends
+    #  8    12    -         12   a ends
     #  9     -    4          4
     # 10     -    8          8
     # 11     -   10         10   the last chunk, of 2, gives b's only token
-    loads = [4, 8, 12, 7, 11, 15, 10, 14, 12, 4, 8, 10]
+    loads = [4, 8, 12, 7, 8, 9, 10, 11, 12, 4, 8, 10]
     assert loads == records.steps.max_load_tokens.tolist()
-    assert [5, 9, 13, 8, 12, 16, 11, 15, 0, 4, 8, 0] == (
+    assert [5, 9, 13, 8, 9, 10, 11, 12, 0, 4, 8, 0] == (
         records.steps.refill_max_load_tokens.tolist()
     )
-    assert [1, 2, 2, 1, 2, 2, 1, 2, 1, 1, 1, 1] == records.steps.num_running.tolist()
-    assert [1, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0] == records.steps.num_waiting.tolist()
+    assert [1, 2, 2, *[1] * 9] == records.steps.num_running.tolist()
+    assert [1, 0, 0, *[1] * 6, 0, 0, 0] == records.steps.num_waiting.tolist()
     assert [1] * 9 + [0, 0, 1] == records.steps.num_tokens.tolist()
-    assert [0, 3] == records.requests.num_preemptions.tolist()
+    assert [0, 1] == records.requests.num_preemptions.tolist()
     assert [0.0, 1.0] == records.requests.admitted_s.tolist()
     assert [1.0, 12.0] == records.requests.first_token_s.tolist()
     assert [9.0, 12.0] == records.requests.finished_s.tolist()
@@ -170,8 +167,8 @@ def test_recompute_counts_generated_tokens_as_prompt() -> None:
     #  3     7    5         12   -        b ends with its third; the rank was never short
     assert [4, 8, 10, 12, 8, 9, 10] == records.steps.max_load_tokens.tolist()
     assert [0, 0] == records.requests.num_preemptions.tolist()
-    # With 11 KV tokens b is thrown out in step 3, with 3 + 2 tokens to recompute, of which a step
-    # does 3 while a decodes and 4 when a has ended.
+    # With 11 KV tokens b is thrown out in step 3, with 3 + 2 tokens to recompute, which do not fit
+    # beside a; a step does 4 of them when a has ended.
     short = run(
         workload,
         "round_robin",
@@ -182,13 +179,13 @@ def test_recompute_counts_generated_tokens_as_prompt() -> None:
     )
     # step   a    b        load
     #  3     7    out        7   12 > 11
-    #  4     8    3         11   the first chunk
-    #  5     9    out        9   12 > 11
-    #  6    10    -         10   10 + 3 > 11; a ends
+    #  4     8    -          8   8 + 5 > 11
+    #  5     9    -          9
+    #  6    10    -         10   a ends
     #  7     -    4          4
     #  8     -    5          5   the last chunk gives b's third token
-    assert [4, 8, 10, 7, 11, 9, 10, 4, 5] == short.steps.max_load_tokens.tolist()
+    assert [4, 8, 10, 7, 8, 9, 10, 4, 5] == short.steps.max_load_tokens.tolist()
     assert [1, 2, 2, 1, 1, 1, 1, 0, 1] == short.steps.num_tokens.tolist()
-    assert [0, 2] == short.requests.num_preemptions.tolist()
+    assert [0, 1] == short.requests.num_preemptions.tolist()
     assert [1.0, 2.0] == short.requests.first_token_s.tolist()
     assert [7.0, 9.0] == short.requests.finished_s.tolist()

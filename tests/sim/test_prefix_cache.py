@@ -56,7 +56,7 @@ def test_cached_tokens_take_neither_budget_nor_time() -> None:
 
 
 def test_cached_tokens_count_in_the_kv_tokens() -> None:
-    """A request is admitted only if its cached tokens and its first chunk fit, also anew.
+    """A request is admitted only if its whole prompt fits, cached tokens included, also anew.
 
     15 KV tokens, budget 4, 2 slots, t_p = 1/8 s. a: prompt 4, output 9; b: prompt 10, of which 6
     cached, output 1; both at 0.
@@ -76,7 +76,7 @@ def test_cached_tokens_count_in_the_kv_tokens() -> None:
     #  0     4    -          4   4        a's prompt takes the whole budget
     #  1     5    6 + 3     14   3        6 from the cache, 3 = 4 - 1 computed
     #  2     6    out        6   0        15 + 1 > 15: b was admitted last
-    #  3     7    -          7   0        7 + 6 + 3 > 15, and so on until a ends
+    #  3     7    -          7   0        7 + 10 > 15, and so on until a ends
     #  9     -    6 + 4     10   4        the cache has the 6 again; b's only token
     loads = [4, 14, 6, 7, 8, 9, 10, 11, 12, 10]
     assert loads == records.steps.max_load_tokens.tolist()

@@ -154,10 +154,11 @@ class Rank:
     def _admit(self, budget: int) -> None:
         while self._waiting and budget > 0 and len(self._running) < self._num_slots:
             request = self._waiting[0]
+            # All of a prompt has to fit, though the budget may cut it.
+            if self.used_blocks + self._more_blocks(request, request.due_tokens) > self._num_blocks:
+                return
             # A prompt that comes from elsewhere takes no budget, the token after it takes one.
             chunk = request.due_tokens if request.is_prefilled else min(budget, request.due_tokens)
-            if self.used_blocks + self._more_blocks(request, chunk) > self._num_blocks:
-                return
             self._waiting.popleft()
             self._running[request] = None
             self._prefilling[request] = None

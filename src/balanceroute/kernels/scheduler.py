@@ -250,14 +250,17 @@ def continue_prefills(group: Group, rank: int, budget: int) -> tuple[int, bool]:
 
 @bare_kernel
 def first_chunk(group: Group, rank: int, budget: int) -> int:
-    """Return how many prompt tokens the first in a rank's queue can begin with; 0 if it cannot."""
+    """Return how many prompt tokens the first in a rank's queue can begin with; 0 if it cannot.
+
+    It begins only where its whole prompt fits (vLLM's `scheduler_reserve_full_isl`, its default).
+    """
     engine, there = group.engines[rank], group.accounts.ranks[rank]
     if engine.wait_head == NONE or budget <= 0 or there.num_running >= engine.slots:
         return 0
     first = group.accounts.entries[engine.wait_head]
-    chunk = min(budget, first.due_tokens - first.cached_tokens)
-    fits = there.load_tokens + first.cached_tokens + chunk <= engine.kv_tokens
-    return chunk if fits else 0
+    if there.load_tokens + first.due_tokens > engine.kv_tokens:
+        return 0
+    return min(budget, first.due_tokens - first.cached_tokens)
 
 
 @bare_kernel
