@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from balanceroute.metrics.steps import counted_steps
+from balanceroute.report.experiment import Experiment
 from balanceroute.report.runs import run_policy
 from balanceroute.sim.config import SimConfig, StepTime
 from balanceroute.sim.warm import warm
 from balanceroute.study.interval import interval_of
 from balanceroute.types import Workload
+from bench.machine import TRACES
 
 #: Figures by seed, or their means.
 Figures = dict[str, float]
@@ -30,6 +32,27 @@ def authors_config(num_ranks: int, num_slots: int, pool_size: int | None) -> Sim
         start="empty",
         warmup_steps=0,
     )
+
+
+def saturated(
+    trace: str,
+    policies: tuple[str, ...],
+    size: tuple[int, int, int],
+    num_requests: int,
+    *,
+    warmup_steps: int | None = None,
+) -> Experiment:
+    """Return a saturated group of `size`: ranks, slots and waiting requests."""
+    num_ranks, num_slots, pool_size = size
+    config = SimConfig(
+        step_time=StepTime.parse("paper", num_slots=num_slots),
+        num_ranks=num_ranks,
+        num_slots=num_slots,
+        pool_size=pool_size,
+        warmup_steps=warmup_steps,
+    )
+    source = str(TRACES / f"{trace}.csv.gz")
+    return Experiment(source=source, config=config, policies=policies, num_requests=num_requests)
 
 
 def run(spec: str, workload: Workload, config: SimConfig, *, seed: int = 0) -> Figures:

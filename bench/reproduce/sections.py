@@ -14,7 +14,7 @@ from balanceroute.types import Workload
 from balanceroute.workload import load
 from bench.machine import TRACES
 from bench.reproduce.authors import BR_H, UNBOUND, Authors
-from bench.reproduce.runs import Figures, authors_config, mean_of, run
+from bench.reproduce.runs import Figures, authors_config, mean_of, run, saturated
 
 SEEDS = (0, 1, 2)
 BURSTGPT_SEEDS = range(5)  # draws differ by a tenth: a few requests hold most of the tokens
@@ -161,10 +161,11 @@ def _requests(preset: str, config: SimConfig, rate_per_s: float | None, seed: in
     return workload
 
 
+GAP_SIZE = (8, 24, 32)
 GAP_CELLS = (
-    ("azure2023_conv", 8, 24, 32, 3000),
-    ("lengths_burstgpt_8000", 8, 24, 32, 3000),
-    ("mooncake_conversation", 8, 24, 32, 1200),
+    ("azure2023_conv", 3000),
+    ("lengths_burstgpt_8000", 3000),
+    ("mooncake_conversation", 1200),
 )
 GAP_POLICIES = ("round_robin", "br_0", "br_auto", "bf_io")
 
@@ -172,18 +173,7 @@ GAP_POLICIES = ("round_robin", "br_0", "br_auto", "bf_io")
 def measure_gap() -> list[Document]:
     """Return the distance of each policy to the step optimum, on groups small enough."""
     rows: list[Document] = []
-    for trace, num_ranks, num_slots, pool, num_requests in GAP_CELLS:
-        config = SimConfig(
-            step_time=StepTime.parse("paper", num_slots=num_slots),
-            num_ranks=num_ranks,
-            num_slots=num_slots,
-            pool_size=pool,
-        )
-        experiment = Experiment(
-            source=str(TRACES / f"{trace}.csv.gz"),
-            config=config,
-            policies=GAP_POLICIES,
-            num_requests=num_requests,
-        )
+    for trace, num_requests in GAP_CELLS:
+        experiment = saturated(trace, GAP_POLICIES, GAP_SIZE, num_requests)
         rows.append({"trace": trace, "rows": gap_rows(measure_gaps(experiment, every=5))})
     return rows

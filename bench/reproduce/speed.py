@@ -6,10 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from balanceroute.report.experiment import Experiment
-from balanceroute.sim.config import SimConfig, StepTime
-from bench.machine import TRACES
-from bench.reproduce.runs import run
+from bench.reproduce.runs import run, saturated
 
 Document = dict[str, object]
 TRACE = "azure2023_conv"
@@ -36,26 +33,15 @@ def measure_speed() -> list[Document]:
     rows: list[Document] = []
     for num_ranks, per_rank, num_slots in SIZES:
         pool = per_rank * num_ranks
-        config = SimConfig(
-            step_time=StepTime.parse("paper", num_slots=num_slots),
-            num_ranks=num_ranks,
-            num_slots=num_slots,
-            pool_size=pool,
-            warmup_steps=10,
-        )
         # A rank of 72 slots is refilled every third step on this trace.
         num_requests = pool + num_ranks * num_slots * PLANS_PER_RUN // 200
-        experiment = Experiment(
-            source=str(TRACES / f"{TRACE}.csv.gz"),
-            config=config,
-            policies=POLICIES,
-            num_requests=num_requests,
-        )
+        size = (num_ranks, num_slots, pool)
+        experiment = saturated(TRACE, POLICIES, size, num_requests, warmup_steps=10)
         _, workload = experiment.requests(0)
         specs = [(spec, 0) for spec in POLICIES]
         specs += [(f"br_h,horizon={horizon}", horizon) for horizon in HORIZONS]
         for spec, horizon in specs:
-            figures = run(spec, workload, config)
+            figures = run(spec, workload, experiment.config)
             rows.append(
                 {
                     "policy": spec.partition(",horizon")[0],

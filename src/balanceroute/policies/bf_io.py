@@ -66,7 +66,7 @@ class BfIo:
         Nodes of the search tree after which it ends, at least 1.
     time_limit_s : float
         Seconds after which it ends, above 0. What a plan that meets this limit is depends on the
-        machine; `max_nodes` normally comes first.
+        machine and on what else it does; on an idle one `max_nodes` normally comes first.
     rng, output_tokens
         Given to classifiers that need them; see `make_classifier`.
 
@@ -94,7 +94,7 @@ class BfIo:
         window: int = 128,
         max_pairs: int = 2048,
         max_nodes: int = 200,
-        time_limit_s: float = 60.0,
+        time_limit_s: float = 5.0,
         rng: np.random.Generator | None = None,
         output_tokens: NDArray[np.integer[Any]] | None = None,
     ) -> None:
