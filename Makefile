@@ -109,8 +109,9 @@ $(PEERS)/.done: requirements/peers.txt | $(BIN)/python
 # A checkout of the public simulator of arXiv 2601.17855, to measure beside; left out without.
 AUTHORS ?=
 
-reproduce: $(VENV)/.dev ## measure the published figures anew and write docs/reproduction.md
-	$(BIN)/python -m bench.reproduce $(if $(AUTHORS),--authors $(AUTHORS))
+reproduce: $(VENV)/.dev ## measure the published figures anew and write docs/reproduction.md (resumable)
+	$(BIN)/python -m bench.reproduce $(if $(AUTHORS),--authors $(AUTHORS)) $(if $(DYNAMO),--dynamo $(DYNAMO)) \
+	    $(if $(ANEW),--anew)
 
 reproduce-afd: $(VENV)/.dev ## check AFD plans by simulation on every preset, trace and profile (resumable)
 	$(BIN)/python -m bench.afd --routing --out bench/out/afd

@@ -12,14 +12,16 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from balanceroute.types import Workload
-from balanceroute.workload import load
+from balanceroute.workload import fingerprint, load
 from bench.machine import TRACES
+from bench.reproduce.kept import kept
 from bench.reproduce.runs import CUSTOM_POLICIES, authors_config, run
 
 TRACE = "lengths_burstgpt_8000"
@@ -126,13 +128,12 @@ def compare(
     workload = load(str(TRACES / f"{TRACE}.csv.gz"), num_requests=num_requests, seed=seed)
     config = authors_config(16, 72, pool)
     rows: list[dict[str, object]] = []
-    theirs: dict[tuple[str, int | None], dict[str, float]] = {}
     for policy, horizon, spec in counterparts:
-        if (policy, horizon) not in theirs:
-            theirs[policy, horizon] = authors.run(policy, horizon, workload, 16, 72, pool)
+        measure = partial(authors.run, policy, horizon, workload, 16, 72, pool)
+        theirs = kept(measure, policy, horizon, fingerprint(workload), 16, 72, pool)
         ours = run(spec, workload, config, seed=seed)
         name = spec.replace(f"{CUSTOM_POLICIES}:Restarting", "round_robin, anew from rank 0")
-        rows.append({"theirs": policy, "ours": name, "figures": [theirs[policy, horizon], ours]})
+        rows.append({"theirs": policy, "ours": name, "figures": [theirs, ours]})
     return rows
 
 

@@ -26,6 +26,7 @@ def write_page(kept: Mapping[str, Any], path: Path) -> None:
         "burstgpt": _burstgpt,
         "full_size": _full_size,
         "authors": _authors,
+        "dynamo": _dynamo,
         "longbench": _longbench,
         "growth": _growth,
         "production": _production,
@@ -82,14 +83,49 @@ def _side_by_side(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         theirs, ours = row["figures"]
-        cells = [
-            f"{theirs[key]:{spec}} / {ours[key]:{spec}} ({ours[key] / theirs[key] - 1:+.1%})"
-            for key, spec in B_FIGURES
-        ]
+        cells = _compared(theirs, ours, B_FIGURES)
         times = f"{theirs['wall_s']:.1f} / {ours['wall_s']:.1f}"
         lines.append([f"`{row['theirs']}`", f"`{row['ours']}`", *cells, times])
     header = ("theirs", "ours", "imbalance before refill", "idle", "tok/s", "kJ", "run (s)")
     return table(header, lines)
+
+
+def _compared(
+    theirs: Mapping[str, float], ours: Mapping[str, float], figures: Sequence[tuple[str, str]]
+) -> list[str]:
+    return [
+        f"{theirs[key]:{spec}} / {ours[key]:{spec}} ({ours[key] / theirs[key] - 1:+.1%})"
+        for key, spec in figures
+    ]
+
+
+DYNAMO_FIGURES = (
+    ("tok_per_s", ",.0f"),
+    ("ttft_ms", ",.1f"),
+    ("ttft_p99_ms", ",.0f"),
+    ("itl_ms", ".2f"),
+    ("tpot_p99_ms", ".1f"),
+)
+DYNAMO_HEADER = (
+    *("theirs", "ours", "req/s", "KV tokens"),
+    *("tok/s", "TTFT", "TTFT p99", "ITL", "TPOT p99"),
+    *("preemptions", "same rank", "apart"),
+)
+
+
+def _dynamo(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = []
+    for row in rows:
+        theirs, ours = row["figures"]
+        cells = _compared(theirs, ours, DYNAMO_FIGURES)
+        first, last = row["apart_ms"].values()
+        cells.append(f"{theirs['preemptions']} / {ours['preemptions']}")
+        cells += [f"{row['same_rank']:.0%}", f"{first:.1f}, {last:.1f}"]
+        name = row["ours"] if " " in row["ours"] else f"`{row['ours']}`"
+        tokens = f"{row['kv_tokens']:,}"
+        lines.append([f"`{row['theirs']}`", name, f"{row['rate_per_s']:g}", tokens, *cells])
+    text = texts.DYNAMO_TEXT.format(version=rows[0]["version"])
+    return text + table(DYNAMO_HEADER, lines) + texts.DYNAMO_REASONS
 
 
 def _longbench(figures: Mapping[str, Means]) -> str:

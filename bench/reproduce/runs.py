@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from balanceroute.sim.config import SimConfig, StepTime
 from balanceroute.sim.warm import warm
 from balanceroute.study.interval import interval_of
 from balanceroute.types import Workload
+from balanceroute.workload import fingerprint
 from bench.machine import TRACES
+from bench.reproduce.kept import kept
 
 #: Figures by seed, or their means.
 Figures = dict[str, float]
@@ -57,6 +60,11 @@ def saturated(
 
 def run(spec: str, workload: Workload, config: SimConfig, *, seed: int = 0) -> Figures:
     """Return the figures of a run, also at the measuring point of [B]: before the refill."""
+    measure = partial(_measure, spec, workload, config, seed)
+    return kept(measure, spec, fingerprint(workload), config, seed)
+
+
+def _measure(spec: str, workload: Workload, config: SimConfig, seed: int) -> Figures:
     warm(spec, config)
     result, records = run_policy(spec, workload, config, seed=seed)
     metrics, steps = result.metrics, counted_steps(records)

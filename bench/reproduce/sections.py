@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from balanceroute.report.experiment import Experiment
@@ -14,6 +15,7 @@ from balanceroute.types import Workload
 from balanceroute.workload import load
 from bench.machine import TRACES
 from bench.reproduce.authors import BR_H, UNBOUND, Authors
+from bench.reproduce.kept import kept
 from bench.reproduce.runs import Figures, authors_config, mean_of, run, saturated
 
 SEEDS = (0, 1, 2)
@@ -175,5 +177,9 @@ def measure_gap() -> list[Document]:
     rows: list[Document] = []
     for trace, num_requests in GAP_CELLS:
         experiment = saturated(trace, GAP_POLICIES, GAP_SIZE, num_requests)
-        rows.append({"trace": trace, "rows": gap_rows(measure_gaps(experiment, every=5))})
+        rows.append({"trace": trace, "rows": kept(partial(_gaps, experiment), experiment)})
     return rows
+
+
+def _gaps(experiment: Experiment) -> list[tuple[str, ...]]:
+    return gap_rows(measure_gaps(experiment, every=5))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 INTRO = """# Published figures, and ours
 
-Made by `make reproduce` (`make reproduce AUTHORS=PATH` for the parts that need a checkout of the
-public simulator of [B]); every figure of ours on this page comes from that command. [A]:
+Made by `make reproduce`, with `AUTHORS=PATH` for the parts that need a checkout of the public
+simulator of [B] and `DYNAMO=PYTHON` for the one that needs a Python with `ai-dynamo`; every figure
+of ours on this page comes from that command. Interrupted, it goes on with the run that it was at;
+runs are kept until the package has another version, or `ANEW=1` is given. [A]:
 BalanceRoute, [arXiv 2605.06113](https://arxiv.org/abs/2605.06113); [B]: BF-IO,
 [arXiv 2601.17855](https://arxiv.org/abs/2601.17855). Ours are means over seeds 0, 1 and 2 (0 to 4
 in the first section) with half of their 95 % interval by Student's t, and single runs where none
@@ -29,7 +31,8 @@ the work of the step; on one draw both come to the same, as the next table shows
 """
 
 FULL_SIZE_TEXT = """The authors' own code on our draw of these 100,000 requests (seed 0), beside
-ours: what lies between that and [B]'s table is the draw, not the simulator.
+ours: what lies between that and [B]'s table is the draw, not the simulator. In the last two rows
+placements that know no lengths stand beside their BF-IO with H = 20, which knows them all.
 """
 
 AUTHORS_TEXT = """## The same requests through the authors' simulator and through ours [B]
@@ -46,7 +49,34 @@ they at the last assignment, some steps later; that is the half percent on rules
 same. *Round robin*: theirs begins at rank 0 at every plan, ours goes on where it was. *BF-IO*:
 theirs is a two-stage greedy rule, whose second stage picks the next rank by its load now and ahead
 and solves a subset sum over up to 1,024 requests, where [br_0](policies/br_0.md) picks by free
-slots and looks at r_max = 4.
+slots and looks at r_max = 4. *Lengths*: their H = 20 is told every output length; of ours only
+`oracle` is, while `br_0` and `br_auto` see prompts alone and `br_auto` bounds waits besides.
+*Time of a run*: on two cores with other work beside; only its order of magnitude tells.
+"""
+
+DYNAMO_TEXT = """## The same requests through Dynamo's mocker and through ours
+
+Ranks without a barrier that prefill too: 4,000 requests of azure-2023-conv (seed 0) as Poisson
+arrivals, 8 ranks of 48 slots, 8,192 tokens a step, `paper` step times and 20 µs per prompt token.
+They went as a Mooncake trace, in which no two prompts share a block, through Dynamo {version}'s
+offline replay (`dynamo.replay.run_trace_replay`; its vLLM scheduler, blocks of 16 tokens, prefix
+cache off, and a table of step times in which ours stand), and through the simulator with
+`--no-barrier`. Theirs / ours, and how far ours is off; times in ms. *Same rank*: requests that went
+to the same one. *Apart*: how far apart the two put a request's first token, and its last one, in
+the median.
+
+"""
+
+DYNAMO_REASONS = """
+Reasons for what differs. *Prefill alone*: a step in which a rank only prefills costs the mocker no
+C, ours does. That shifts the steps after it, by parts of a step; it is all there is between the
+rows with round robin and room for all tokens. *Blocks*: where KV tokens are scarce it counts
+blocks, ours tokens, and a few preemptions more or less make the tail. This row found a fault: our
+ranks admitted requests whose first chunk fitted, and came to 206 preemptions and 587 ms to the
+first token; now they ask that the whole prompt fit, as vLLM does by default. *KV router*: it weighs
+the blocks of prompts in flight, those without an output yet doubly, and breaks ties by chance; with
+the same rule ours comes to the same figures, though single requests go elsewhere. `least_tokens`
+counts outputs too, and prompts once, so it sends more requests to ranks that are busy with prompts.
 """
 
 GROWTH_TEXT = """## Growth of the improvement with √(B·log G) [B]
