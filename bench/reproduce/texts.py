@@ -31,8 +31,9 @@ the work of the step; on one draw both come to the same, as the next table shows
 """
 
 FULL_SIZE_TEXT = """The authors' own code on our draw of these 100,000 requests (seed 0), beside
-ours: what lies between that and [B]'s table is the draw, not the simulator. In the last two rows
-placements that know no lengths stand beside their BF-IO with H = 20, which knows them all.
+ours: what lies between that and [B]'s table is the draw, not the simulator. In the last three rows
+placements that know no lengths stand beside their BF-IO with H = 20, which knows them all; with
+`patience=1e9,age_weight=0` `br_auto` bounds no waits, as theirs does not.
 """
 
 AUTHORS_TEXT = """## The same requests through the authors' simulator and through ours [B]
@@ -50,7 +51,8 @@ same. *Round robin*: theirs begins at rank 0 at every plan, ours goes on where i
 theirs is a two-stage greedy rule, whose second stage picks the next rank by its load now and ahead
 and solves a subset sum over up to 1,024 requests, where [br_0](policies/br_0.md) picks by free
 slots and looks at r_max = 4. *Lengths*: their H = 20 is told every output length; of ours only
-`oracle` is, while `br_0` and `br_auto` see prompts alone and `br_auto` bounds waits besides.
+`oracle` is, while `br_0` and `br_auto` see prompts alone; `br_auto` bounds waits besides, unless
+told otherwise.
 *Time of a run*: on two cores with other work beside; only its order of magnitude tells.
 """
 
@@ -134,13 +136,13 @@ GAP_TEXT = """## Distance to the step optimum
 
 SPEED_TEXT = """## Time of a plan
 
-Microseconds, median of the plans of a saturated run on azure2023_conv, where a rank of 72 slots
-is refilled every third step: K, the requests placed, grows with the running ones. Python's share
-of a call is some 15 µs. What a plan should cost: `br_0` sorts the W waiting requests that it
-looks at and places K of them, O(W log W + K (log G + log W)); `br_h` adds what it looks at of the
-running requests and of the waiting ones, at no more than nine horizons whatever H is, O(9 (K + W));
-`br_auto` weighs every waiting request for every slot, O(K W), and a few per cent of the running
-ones.
+Microseconds: the median of the plans of a saturated run on azure2023_conv, of three runs the least,
+since other work on the machine only adds to it. A rank of 72 slots is refilled every third step
+there: K, the requests placed, grows with the running ones. Python's share of a call is some 15 µs.
+What a plan should cost: `br_0` sorts the W waiting requests that it looks at and places K of them,
+O(W log W + K (log G + log W)); `br_h` adds what it looks at of the running requests and of the
+waiting ones, at no more than nine horizons whatever H is, O(9 (K + W)); `br_auto` weighs every
+waiting request for every slot, O(K W), and a few per cent of the running ones.
 
 """
 
