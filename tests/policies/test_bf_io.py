@@ -166,7 +166,7 @@ def test_with_true_lengths_the_horizon_sees_what_ends() -> None:
         start="empty",
     )
     totals = []
-    for spec in ("bf_io", "bf_io,horizon=6,classifier=oracle"):
+    for spec in ("bf_io,time_limit_s=60", "bf_io,time_limit_s=60,horizon=6,classifier=oracle"):
         policy = make_policy(spec, rng=rng, output_tokens=workload.output_tokens)
         totals.append(float(simulate(workload, config, policy).steps.duration_s.sum()))
     assert totals[1] < totals[0]
