@@ -98,6 +98,10 @@ def test_a_request_costs_nothing_where_only_tokens_do() -> None:
         (["http://127.0.0.1:9", "--requests", "0"], "--requests must be numbers of at least 1"),
         (["http://127.0.0.1:9", "--prompt-tokens", "x"], "--prompt-tokens must be numbers"),
         (["http://127.0.0.1:9"], "does not answer as an OpenAI server"),
+        (["deepseek-v4.h200_sxm"], "unknown model 'deepseek-v4'; did you mean 'deepseek-v3'"),
+        (["127.0.0.1:9"], "A server is named by its URL, as http://127.0.0.1:8000"),
+        (["llama-3-8b.h300"], "unknown device 'h300'"),
+        (["llama-3-8b.h100_sxm", "--repeats", "3"], "are for a server's URL"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(

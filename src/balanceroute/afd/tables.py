@@ -103,11 +103,11 @@ def measured_profile(model: str, device: str, *, root: Path | None = None) -> De
         raise ConfigError(unknown("model", model, MODELS))
     if device not in DEVICE_BYTES:
         raise ConfigError(unknown("device", device, DEVICE_BYTES))
-    spec, folder = MODELS[model], (root or _installed_tables()) / device
+    spec, folder = MODELS[model], (root or installed_tables()) / device
     ffn_devices = spec.ffn_devices[device]
     is_mla = model == "deepseek-v3"
-    attention = _mla(spec, folder) if is_mla else _gqa(spec, folder)
-    network = _deepep(spec, folder, ffn_devices) if is_mla else _all_to_all(spec, folder)
+    attention = mla(spec, folder) if is_mla else _gqa(spec, folder)
+    network = deepep(spec, folder, ffn_devices) if is_mla else _all_to_all(spec, folder)
     free_bytes = MEMORY_USED_RATIO * DEVICE_BYTES[device] - spec.weight_bytes
     return DeviceProfile(
         model=model,
@@ -115,7 +115,7 @@ def measured_profile(model: str, device: str, *, root: Path | None = None) -> De
         attention=fit_attention(
             attention, kv_tokens=int(free_bytes / spec.kv_bytes_per_token / 1000) * 1000
         ),
-        ffn=fit_ffn(_experts(spec, folder, ffn_devices), num_devices=ffn_devices),
+        ffn=fit_ffn(experts(spec, folder, ffn_devices), num_devices=ffn_devices),
         network=fit_network(network),
         notes=_notes(is_mla, ffn_devices),
     )
@@ -132,9 +132,10 @@ def _notes(is_mla: bool, ffn_devices: int) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _mla(spec: Model, folder: Path) -> Measurements:
-    table = _read(folder / MLA, num_heads=128, kv_cache_dtype="fp8", gemm_type="fp8_block")
-    table = _where(table, (table["batch_size"] >= LEAST_BATCH) & (table["step"] >= LEAST_CONTEXT))
+def mla(spec: Model, folder: Path) -> Measurements:
+    """Return decode attention with latent KV and its projections, fp8."""
+    table = read(folder / MLA, num_heads=128, kv_cache_dtype="fp8", gemm_type="fp8_block")
+    table = where(table, (table["batch_size"] >= LEAST_BATCH) & (table["step"] >= LEAST_CONTEXT))
     return Measurements(
         requests=table["batch_size"],
         tokens=table["batch_size"] * table["step"],
@@ -145,11 +146,11 @@ def _mla(spec: Model, folder: Path) -> Measurements:
 
 def _gqa(spec: Model, folder: Path) -> Measurements:
     shape = {"num_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "window_size": 0}
-    table = _read(folder / GQA, **shape, kv_cache_dtype="bfloat16")
-    table = _where(table, (table["batch_size"] >= LEAST_BATCH) & (table["step"] >= LEAST_CONTEXT))
+    table = read(folder / GQA, **shape, kv_cache_dtype="bfloat16")
+    table = where(table, (table["batch_size"] >= LEAST_BATCH) & (table["step"] >= LEAST_CONTEXT))
     layer_ms = table["latency"].copy()
     for width, depth in ((5120, spec.hidden), (spec.hidden, 4096)):  # QKV and output projections
-        products = _read(folder / GEMM, gemm_dtype="bfloat16", n=width, k=depth)
+        products = read(folder / GEMM, gemm_dtype="bfloat16", n=width, k=depth)
         layer_ms += _interpolated(products, "m", table["batch_size"])
     return Measurements(
         requests=table["batch_size"],
@@ -159,14 +160,15 @@ def _gqa(spec: Model, folder: Path) -> Measurements:
     )
 
 
-def _experts(spec: Model, folder: Path, num_devices: int) -> Measurements:
-    table = _read(
+def experts(spec: Model, folder: Path, num_devices: int) -> Measurements:
+    """Return the routed experts of so many devices together, by the tokens of all of them."""
+    table = read(
         folder / MOE, hidden_size=spec.hidden, inter_size=spec.expert_width,
         num_experts=spec.experts, topk=spec.experts_per_token, moe_tp_size=1,
         moe_ep_size=num_devices, moe_dtype=spec.moe_dtype, distribution=EXPERT_LOAD,
     )  # fmt: skip
     tokens = table["num_tokens"]
-    table = _where(table, (tokens >= LEAST_TOKENS) & (tokens <= MOST_TOKENS))
+    table = where(table, (tokens >= LEAST_TOKENS) & (tokens <= MOST_TOKENS))
     return Measurements(
         requests=table["num_tokens"],
         tokens=np.zeros(len(table["num_tokens"])),
@@ -175,9 +177,9 @@ def _experts(spec: Model, folder: Path, num_devices: int) -> Measurements:
     )
 
 
-def _deepep(spec: Model, folder: Path, num_devices: int) -> Measurements:
+def deepep(spec: Model, folder: Path, num_devices: int) -> Measurements:
     """Dispatch and combine; each FFN device gets its share of all requests' copies."""
-    table = _read(
+    table = read(
         folder / DEEPEP, hidden_size=spec.hidden, num_experts=spec.experts,
         num_topk=spec.experts_per_token, node_num=1,
     )  # fmt: skip
@@ -192,10 +194,10 @@ def _deepep(spec: Model, folder: Path, num_devices: int) -> Measurements:
 
 def _all_to_all(spec: Model, folder: Path) -> Measurements:
     """Bf16 activations to one FFN device and back; a rank of an all-to-all keeps its own share."""
-    table = _read(folder / NCCL, op_name="alltoall", nccl_dtype="int8", num_gpus=NCCL_RANKS)
+    table = read(folder / NCCL, op_name="alltoall", nccl_dtype="int8", num_gpus=NCCL_RANKS)
     request_bytes = 2 * spec.hidden
     requests = table["message_size"] * (NCCL_RANKS - 1) / NCCL_RANKS / request_bytes
-    table = _where(table, (requests >= LEAST_TOKENS) & (requests <= MOST_TOKENS))
+    table = where(table, (requests >= LEAST_TOKENS) & (requests <= MOST_TOKENS))
     requests = table["message_size"] * (NCCL_RANKS - 1) / NCCL_RANKS / request_bytes
     return Measurements(
         requests=requests,
@@ -205,7 +207,7 @@ def _all_to_all(spec: Model, folder: Path) -> Measurements:
     )
 
 
-def _read(path: Path, **filters: str | int) -> dict[str, Column]:
+def read(path: Path, **filters: str | int) -> dict[str, Column]:
     """Return the numeric columns of the rows that have these values."""
     from pyarrow import parquet
 
@@ -223,7 +225,8 @@ def _read(path: Path, **filters: str | int) -> dict[str, Column]:
     }
 
 
-def _where(table: dict[str, Column], is_kept: NDArray[np.bool_]) -> dict[str, Column]:
+def where(table: dict[str, Column], is_kept: NDArray[np.bool_]) -> dict[str, Column]:
+    """Return some rows of a table."""
     return {name: values[is_kept] for name, values in table.items()}
 
 
@@ -232,7 +235,8 @@ def _interpolated(table: dict[str, Column], name: str, at: Column) -> Column:
     return np.interp(at, table[name][order], table["latency"][order])
 
 
-def _installed_tables() -> Path:
+def installed_tables() -> Path:
+    """Return the folder of the installed tables, with a folder per device."""
     found = importlib.util.find_spec("aiconfigurator_core")
     if found is None or found.origin is None:
         raise MissingExtraError(

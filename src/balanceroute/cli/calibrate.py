@@ -1,4 +1,4 @@
-"""`balanceroute calibrate`: what a step of a running engine takes."""
+"""`balanceroute calibrate`: what a step of an engine takes, measured or by measured kernels."""
 
 from __future__ import annotations
 
@@ -13,31 +13,82 @@ from balanceroute.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from balanceroute.calibrate.probe import Sample
+    from balanceroute.cluster.step_time_file import StepTimeFile
 
 DEFAULT_REQUESTS, DEFAULT_PROMPTS = "1,4,16", "64,512,1500"
+DEFAULT_OUTPUT_TOKENS, DEFAULT_REPEATS = 48, 2
 
 
 def calibrate(
-    url: Annotated[str, typer.Argument(help="A vLLM server that nobody else uses meanwhile.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="URL of a vLLM server that nobody else uses meanwhile, or MODEL.DEVICE, as "
+            "deepseek-v3.h200_sxm, for the kernel tables of aiconfigurator-core."
+        ),
+    ],
     out: Annotated[Path, option("Where to write it; simulate --step-time takes the file.")] = Path(
         "step-time.json"
     ),
     model: Annotated[str | None, option("Name of the model there; else its first.")] = None,
     requests: Annotated[str, option("Requests per rank to try, as 1,4,16.")] = DEFAULT_REQUESTS,
     prompt_tokens: Annotated[str, option("Prompt lengths to try, as 64,512.")] = DEFAULT_PROMPTS,
-    output_tokens: Annotated[int, option("Output tokens of each request.", min=8)] = 48,
-    repeats: Annotated[int, option("Times that each pair is measured.", min=1)] = 2,
+    output_tokens: Annotated[
+        int, option("Output tokens of each request.", min=8)
+    ] = DEFAULT_OUTPUT_TOKENS,
+    repeats: Annotated[int, option("Times that each pair is measured.", min=1)] = DEFAULT_REPEATS,
 ) -> None:
-    """Measure a running engine's step time by controlled load, and fit C, t_l and kappa0 to it."""
+    """Fit C, t_l and kappa0 of a step's time: to a running engine, or to measured kernels."""
+    from balanceroute.cluster.step_time_file import write_step_time
+
+    if "://" in source:
+        found = _measured(source, model, requests, prompt_tokens, output_tokens, repeats)
+    else:
+        given = (model, requests, prompt_tokens, output_tokens, repeats)
+        if given != (
+            None, DEFAULT_REQUESTS, DEFAULT_PROMPTS, DEFAULT_OUTPUT_TOKENS, DEFAULT_REPEATS
+        ):  # fmt: skip
+            raise ConfigError(
+                "--model, --requests, --prompt-tokens, --output-tokens and --repeats are for a "
+                f"server's URL, as http://127.0.0.1:8000; got {source!r}"
+            )
+        found = _of_tables(source)
+    write_step_time(out, found)
+    typer.echo(
+        f"C {1e3 * found.constant_s:.3f} ms, t_l {1e6 * found.s_per_token:.4f} us per token, "
+        f"kappa0 {found.kappa0_tokens:.0f} tokens, t_p {1e6 * found.prefill_s_per_token:.2f} us "
+        f"per prompt token; fit error {found.median_error_ratio:.1%} (median), "
+        f"{found.largest_error_ratio:.1%} (largest) over {found.num_samples} samples"
+    )
+    typer.echo(f"{out}: use it as simulate --step-time {out}")
+
+
+def _of_tables(name: str) -> StepTimeFile:
+    from balanceroute.afd.step_times import step_time_of_tables
+
+    try:
+        return step_time_of_tables(name)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error}. A server is named by its URL, as http://127.0.0.1:8000"
+        ) from error
+
+
+def _measured(
+    url: str,
+    model: str | None,
+    requests: str,
+    prompt_tokens: str,
+    output_tokens: int,
+    repeats: int,
+) -> StepTimeFile:
     try:
         from balanceroute.calibrate.run import calibrate as run
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"calibrate needs {error.name}; install it with: pip install 'balanceroute[serve]'"
         ) from error
-    from balanceroute.cluster.step_time_file import write_step_time
-
-    found, law = asyncio.run(
+    return asyncio.run(
         run(
             url,
             model=model,
@@ -47,15 +98,7 @@ def calibrate(
             repeats=repeats,
             on_sample=_show,
         )
-    )
-    write_step_time(out, found)
-    typer.echo(
-        f"C {1e3 * law.constant_s:.3f} ms, t_l {1e6 * law.s_per_token:.4f} us per token, "
-        f"kappa0 {law.kappa0_tokens:.0f} tokens, t_p {1e6 * found.prefill_s_per_token:.2f} us per "
-        f"prompt token; fit error {law.median_error_ratio:.1%} (median), "
-        f"{law.largest_error_ratio:.1%} (largest) over {found.num_samples} samples"
-    )
-    typer.echo(f"{out}: use it as simulate --step-time {out}")
+    )[0]
 
 
 def _show(sample: Sample) -> None:
