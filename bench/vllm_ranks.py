@@ -14,11 +14,13 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.machine import describe_machine
 from tests_vllm.checks import at_rest
@@ -33,6 +35,12 @@ ARMS = {
 }
 LOOK_S = 0.2  # from one look at the engines' own counters to the next
 MIDDLE = (0.1, 0.85)  # of a run, in which both ranks are busy
+SUMS = ("held", "barrier", "spread")  # of tokens by time, by the plug-in's ledger
+LOOKED_AT = (
+    *(f"vllm:kv_cache_usage_perc@{rank}" for rank in (0, 1)),
+    *(f"balanceroute_{name}_token_seconds_total" for name in SUMS),
+    *(f"vllm:generation_tokens_total@{rank}" for rank in (0, 1)),
+)
 
 
 def main() -> None:
@@ -51,7 +59,9 @@ def main() -> None:
             servers = dict(_known(text) for text in given.urls)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            servers = {arm: stack.enter_context(start(folder, arm, given.slots)) for arm in ARMS}
+            servers = {
+                arm: stack.enter_context(start(folder, ARMS[arm], given.slots)) for arm in ARMS
+            }
         runs = []
         for repeat in range(given.repeats):
             order = list(servers) if repeat % 2 == 0 else list(servers)[::-1]
@@ -73,12 +83,14 @@ def _known(text: str) -> tuple[str, Any]:
     return arm, server
 
 
-def start(folder: Path, arm: str, slots: int) -> contextlib.AbstractContextManager[Server]:
-    """Return a server for one arm."""
+def start(
+    folder: Path, environment: Mapping[str, str], slots: int, *more: str
+) -> contextlib.AbstractContextManager[Server]:
+    """Return a server with two ranks that wait for each other."""
     model = make_model(folder / "model", is_moe=True)
     arguments = ["--data-parallel-size", "2", "--enable-expert-parallel"]
-    arguments += ["--max-num-seqs", str(slots)]
-    return running_server(folder, model, *arguments, environment=ARMS[arm])
+    arguments += ["--max-num-seqs", str(slots), *more]
+    return running_server(folder, model, *arguments, environment=environment)
 
 
 def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) -> dict[str, Any]:
@@ -90,11 +102,6 @@ def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) ->
         outcome.status == 200 and outcome.output_tokens == asked
         for outcome, (_, asked) in zip(outcomes, lengths, strict=True)
     ]
-    token_seconds = {
-        name: after[key] - before[key]
-        for name in ("held", "barrier", "spread")
-        if (key := f"balanceroute_{name}_token_seconds_total") in after
-    }
     generated = sum(
         after[f"vllm:generation_tokens_total@{r}"] - before[f"vllm:generation_tokens_total@{r}"]
         for r in (0, 1)
@@ -104,15 +111,14 @@ def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) ->
         "ledger_exact": generated == sum(asked for _, asked in lengths),
         "took_s": round(took_s, 2),
         "output_tokens_per_s": round(generated / took_s, 1),
-        "tpot_ms": _ms([o.tpot_s for o in outcomes if o.output_tokens > 1]),
-        "ttft_ms": _ms([o.first_s for o in outcomes]),
-        "spread_tokens": round(token_seconds["spread"] / took_s, 1),
-        "idle_ratio": round(1.0 - token_seconds["held"] / token_seconds["barrier"], 4),
-        **_by_engine(looks),
+        "tpot_ms": in_ms([o.tpot_s for o in outcomes if o.output_tokens > 1]),
+        "ttft_ms": in_ms([o.first_s for o in outcomes]),
+        **_middle(np.array(looks)),
     }
 
 
-def _ms(values_s: list[float]) -> dict[str, float]:
+def in_ms(values_s: list[float]) -> dict[str, float]:
+    """Return mean, median and 99th percentile of times, milliseconds."""
     p50, p99 = np.percentile(values_s, [50, 99]) * 1e3
     mean = statistics.fmean(values_s) * 1e3
     return {"mean": round(mean, 2), "p50": round(float(p50), 2), "p99": round(float(p99), 2)}
@@ -126,7 +132,7 @@ async def _run(
     async def look() -> None:
         while True:
             metrics = await asyncio.to_thread(server.metrics)
-            looks.append([metrics[f"vllm:kv_cache_usage_perc@{rank}"] for rank in (0, 1)])
+            looks.append([*(metrics[name] for name in LOOKED_AT), time.monotonic()])
             await asyncio.sleep(LOOK_S)
 
     looking, began_s = asyncio.create_task(look()), time.monotonic()
@@ -136,16 +142,23 @@ async def _run(
     return outcomes, looks, took_s
 
 
-def _by_engine(looks: list[list[float]]) -> dict[str, float]:
-    """Return spread and idle share by the engines' own gauges, at looks in the middle of a run."""
+def _middle(looks: NDArray[np.float64]) -> dict[str, float]:
+    """Return how far apart the ranks were in the middle of a run.
+
+    By the engines' own gauges at the looks, and by all steps in the ledger.
+    """
     first, last = (int(part * len(looks)) for part in MIDDLE)
-    usage = np.array(looks[first:last])
+    usage = looks[first:last, :2]
+    held, barrier, spread, *tokens, took_s = looks[last - 1, 2:] - looks[first, 2:]
     most, mean = usage.max(axis=1).mean(), usage.mean()
-    spread = (usage.max(axis=1) - usage.min(axis=1)).mean() / mean
-    return {
-        "engine_idle_ratio": round(float(1.0 - mean / most), 4),
-        "engine_spread": round(float(spread), 4),
+    figures = {
+        "middle_tokens_per_s": sum(tokens) / took_s,
+        "idle_ratio": 1.0 - held / barrier,
+        "spread": spread / (held / 2),
+        "engine_idle_ratio": 1.0 - mean / most,
+        "engine_spread": (usage.max(axis=1) - usage.min(axis=1)).mean() / mean,
     }
+    return {name: round(float(value), 4) for name, value in figures.items()}
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ async def send_all(
     streams: bool = True,
     leaves_after: int | None = None,
     ranks: list[int] | None = None,
+    starts_s: list[float] | None = None,
 ) -> list[Outcome]:
     """Send requests, so many at a time.
 
@@ -67,6 +68,8 @@ async def send_all(
         Go away from each stream after so many tokens.
     ranks : list of int or None
         The rank that each asks for.
+    starts_s : list of float or None
+        When each is sent, seconds from now on; None: as soon as there is room.
     """
     gate = asyncio.Semaphore(concurrency)
     timeout = aiohttp.ClientTimeout(total=REQUEST_S)
@@ -74,6 +77,8 @@ async def send_all(
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
 
         async def send(number: int) -> Outcome:
+            if starts_s is not None:
+                await asyncio.sleep(starts_s[number])
             async with gate:
                 settings: dict[str, Any] = {"stream": True} if streams else {}
                 if streams:

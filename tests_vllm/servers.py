@@ -21,7 +21,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 SHIM = Path(__file__).parent / "shim"
-START_S, STOP_S, ASK_S = 240.0, 20.0, 60.0
+START_S, STOP_S, ASK_S = 420.0, 20.0, 60.0
 WARM_TOKENS = 40  # a fresh CPU server may die of a first prompt that is tiny
 COMMON = {
     "--host": "127.0.0.1",

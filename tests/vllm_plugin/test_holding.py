@@ -165,3 +165,28 @@ def test_holding_is_for_groups_where_it_is_safe(changes: Any, is_pooled: bool) -
     client = make_client_class()(make_config(**changes))
     assert is_pooled == binding_of(client, PluginSettings())[0]
     assert binding_of(client, PluginSettings(binding="pooled"))[0]
+
+
+def test_a_plan_waits_for_all_ranks_of_a_step() -> None:
+    """Only when both have told of it is the slot filled that the first of them had got free."""
+
+    async def story() -> None:
+        settings = PluginSettings(policy="least_tokens", binding="pooled", settle_secs=1.0)
+        client = make_client(settings, max_num_seqs=1)
+        for name in "ab":
+            await client.add_request_async(request(name))
+            await asyncio.sleep(0.05)
+        ranks = dict(client.sent)
+        assert {"a", "b"} == set(ranks)
+        for name in "cd":  # they find no slot
+            await client.add_request_async(request(name))
+        await asyncio.sleep(0.05)
+        await client.process_engine_outputs(client, report(ranks["a"], "a", ended=("a",)))
+        await client.add_request_async(request("e"))  # an arrival brings no plan forward
+        await asyncio.sleep(0.05)
+        assert 2 == len(client.sent)
+        await client.process_engine_outputs(client, report(ranks["b"], "b"))
+        await asyncio.sleep(0.05)
+        assert ("c", ranks["a"]) == client.sent[-1]
+
+    run(story())

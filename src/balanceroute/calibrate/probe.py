@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
@@ -55,13 +55,6 @@ class Sample:
     num_reqs: float
     tokens: float
     step_s: float
-
-
-@dataclass(slots=True, eq=False)
-class _Stream:
-    """When the tokens of one request came."""
-
-    times_s: list[float] = field(default_factory=list)
 
 
 async def find_target(session: aiohttp.ClientSession, url: str, model: str | None) -> Target:
@@ -115,14 +108,13 @@ async def measure_steps(
         If the engine refuses a request, or they never ran all together.
     """
     streams = [
-        _run(session, target, rank, prompt_tokens, output_tokens, number)
+        stream_times(session, target, rank, prompt_tokens, output_tokens, number)
         for number in range(num_reqs)
         for rank in target.ranks
     ]
     ran = await asyncio.gather(*streams)
-    began_s = max(stream.times_s[0] for stream in ran)
-    ended_s = min(stream.times_s[-1] for stream in ran)
-    inside = [[t for t in stream.times_s if began_s <= t <= ended_s] for stream in ran]
+    began_s, ended_s = max(times_s[0] for times_s in ran), min(times_s[-1] for times_s in ran)
+    inside = [[t for t in times_s if began_s <= t <= ended_s] for times_s in ran]
     most = max(inside, key=len)
     if len(most) <= FEWEST_STEPS:
         raise ConfigError(
@@ -130,7 +122,7 @@ async def measure_steps(
             f"{FEWEST_STEPS} steps; ask for more --output-tokens, or fewer --requests than the "
             "engine's --max-num-seqs"
         )
-    middle = sum(sum(t <= (most[0] + most[-1]) / 2 for t in stream.times_s) for stream in ran)
+    middle = sum(sum(t <= (most[0] + most[-1]) / 2 for t in times_s) for times_s in ran)
     return Sample(
         num_reqs=float(num_reqs),
         tokens=num_reqs * prompt_tokens + middle / len(target.ranks),
@@ -143,21 +135,31 @@ async def measure_prefill(
 ) -> float:
     """Return the time to the first token of a lone request, seconds."""
     began_s = time.perf_counter()
-    stream = await _run(session, target, target.ranks[0], prompt_tokens, 1, number)
-    return stream.times_s[0] - began_s
+    times_s = await stream_times(session, target, target.ranks[0], prompt_tokens, 1, number)
+    return times_s[0] - began_s
 
 
-async def _run(
+async def stream_times(
     session: aiohttp.ClientSession,
     target: Target,
     rank: int,
     prompt_tokens: int,
     output_tokens: int,
     number: int,
-) -> _Stream:
+) -> list[float]:
+    """Run one request on a rank (-1: the only one), and return when its tokens came.
+
+    Seconds of `time.perf_counter`; requests of another number have other prompts.
+
+    Raises
+    ------
+    ConfigError
+        If the engine refuses it or gives nothing.
+    """
     headers = {RANK_HEADER: str(rank)} if rank >= 0 else {}
     body = _body(target, prompt_tokens, output_tokens, seed=number * 31 + rank * 7)
-    stream, rest = _Stream(), b""
+    times_s: list[float] = []
+    rest = b""
     timeout = aiohttp.ClientTimeout(total=ASK_S)
     url = target.url + "/v1/completions"
     async with session.post(url, json=body, headers=headers, timeout=timeout) as answer:
@@ -167,10 +169,10 @@ async def _run(
         async for data in answer.content.iter_any():
             now_s = time.perf_counter()
             *events, rest = (rest + data).split(EVENT_END)
-            stream.times_s += [now_s for event in events if b'"choices"' in event]
-    if not stream.times_s:
+            times_s += [now_s for event in events if b'"choices"' in event]
+    if not times_s:
         raise ConfigError(f"{target.url} gave no tokens for a prompt of {prompt_tokens}")
-    return stream
+    return times_s
 
 
 def _body(target: Target, prompt_tokens: int, output_tokens: int, *, seed: int) -> dict[str, Any]:

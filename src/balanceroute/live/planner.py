@@ -42,7 +42,7 @@ class Planner:
         group: LiveGroup,
         *,
         settle_s: float,
-        on_plan: Callable[[float], None],
+        on_plan: Callable[[float], object],
         on_failure: Callable[[], None] | None = None,
         on_fallback: Callable[[], object] = bool,
     ) -> None:
@@ -51,6 +51,7 @@ class Planner:
         self._loop = asyncio.get_running_loop()
         self._due: asyncio.Handle | None = None  # the plan that is due, and when
         self._due_s = self._free_s = 0.0  # and when the next one may be
+        self._is_settling = False  # whether it waits for the rest of a step
 
     def arrive(self) -> None:
         """Note that a request has come.
@@ -58,23 +59,22 @@ class Planner:
         Where others wait already, it is not for its sake that a plan is made at once: slots are
         short then, and those that are about to get free are worth waiting for.
         """
-        self._call_in(
-            0.0 if self._group.num_waiting <= 1 and not self._is_settling else self._settle_s
-        )
+        if not self._is_settling:
+            self._call_in(0.0 if self._group.num_waiting <= 1 else self._settle_s)
 
-    def free(self) -> None:
-        """Note that a slot has got free, or that a step has been made."""
+    def free(self, *, wait_s: float | None = None) -> None:
+        """Note that a slot has got free, or that a step has been made.
+
+        The rest of the step is waited for `wait_s`, or the moment that the planner was made with.
+        """
         if self._group.num_waiting > 0:
-            self._call_in(self._settle_s)
+            self._call_in(self._settle_s if wait_s is None else wait_s)
+            self._is_settling = True
 
     def stop(self) -> None:
         """Plan no more."""
         if self._due is not None:
             self._due.cancel()
-
-    @property
-    def _is_settling(self) -> bool:
-        return self._due is not None and self._due_s <= self._loop.time() + self._settle_s
 
     def _call_in(self, delay_s: float) -> None:
         now_s = self._loop.time()
@@ -90,7 +90,7 @@ class Planner:
             self._due = self._loop.call_soon(self._plan)
 
     def _plan(self) -> None:
-        self._due = None
+        self._due, self._is_settling = None, False
         began_s = time.perf_counter()
         try:
             self._group.plan()

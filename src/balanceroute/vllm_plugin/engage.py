@@ -74,6 +74,7 @@ def engage(client: Any, settings: PluginSettings, *, send: Send, routes: bool) -
         queue_size=settings.queue_size,
         queue_timeout_s=settings.queue_timeout_secs,
         settle_s=settings.settle_secs,
+        has_barrier=client.vllm_config.model_config.is_moe,
     )
     _say(client, settings, is_pooled=is_pooled, why=why, routes=routes)
     return engagement

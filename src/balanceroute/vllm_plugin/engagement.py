@@ -16,6 +16,7 @@ from balanceroute.vllm_plugin.balancer import Balancer
 from balanceroute.vllm_plugin.facts import RequestFacts
 from balanceroute.vllm_plugin.meters import Reporter
 from balanceroute.vllm_plugin.peers import Peers
+from balanceroute.vllm_plugin.rounds import StepRounds
 
 REPORT_S = 0.25  # from something happening to the metrics that show it
 log = logging.getLogger("vllm.plugins.balanceroute")
@@ -40,6 +41,8 @@ class Engagement:
         False: vLLM chooses, and the plug-in only counts.
     queue_size, queue_timeout_s, settle_s
         As in `PluginSettings`.
+    has_barrier : bool
+        Whether the ranks make their steps together.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Engagement:
         queue_size: int = 4096,
         queue_timeout_s: float = 30.0,
         settle_s: float = 0.002,
+        has_barrier: bool = True,
     ) -> None:
         self.balancer, self.reporter, self._peers = balancer, reporter, peers
         self._client, self._send, self._routes = weakref.ref(client), send, routes
@@ -63,6 +67,8 @@ class Engagement:
         self._first_engine = client.engine_ranks_managed[0]
         self._queue_size, self._queue_timeout_s = queue_size, queue_timeout_s
         self._settle_s = settle_s
+        num_ranks = balancer.group.num_ranks
+        self._rounds = StepRounds(num_ranks, settle_s=settle_s, has_barrier=has_barrier)
         self._planner: Planner | None = None
         self._held: dict[str, tuple[Any, Ticket]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,7 +141,7 @@ class Engagement:
             self._planner = Planner(
                 self.balancer.group,
                 settle_s=self._settle_s,
-                on_plan=_ignore,
+                on_plan=float,  # nobody wants to know how long it took
                 on_failure=lambda: self.give_up("the policy has failed"),
             )
 
@@ -205,13 +211,16 @@ class Engagement:
             if stats is not None and self._peers is None:
                 self.balancer.see_usage(rank, stats.kv_cache_usage)
             self._tell()
+            self._rounds.hear(rank)
             self._look_at_held()
         except Exception:
             self.give_up("booking a step failed")
 
     def _look_at_held(self) -> None:
         if self._held and self._planner is not None:
-            self._planner.free()
+            accounts = self.balancer.group.ledger.ranks
+            num_in_flight = accounts["num_running"] + accounts["num_waiting"]
+            self._planner.free(wait_s=self._rounds.wait_s(num_in_flight))
             self.release_held(after_s=self._queue_timeout_s)
 
     def _tell(self) -> None:
@@ -275,10 +284,6 @@ class Engagement:
         for request in requests:
             self._start_sending(request)
         self.reporter.end()
-
-
-def _ignore(took_s: float) -> None:
-    """Do nothing with how long a plan took."""
 
 
 def _facts_of(request: Any) -> RequestFacts:
