@@ -15,7 +15,7 @@ EXTRAS := $(foreach extra,grpc kubernetes learned otel report serve solver token
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-vllm test-envoy test-ray test-deploy manifests vllm-matrix \
-        bench bench-http bench-vllm bench-envoy reproduce \
+        bench bench-http bench-vllm bench-vllm-waves bench-envoy reproduce \
         reproduce-afd soak screenshots docs lock format clean
 .DELETE_ON_ERROR:
 
@@ -35,11 +35,14 @@ test: $(VENV)/.dev ## format, lint, types, import contract, doctests and tests
 test-vllm: $(BIN)/python ## the plug-in and the router with a real vLLM on this CPU, or the reason why not
 	$(BIN)/python tests_vllm/run.py -- tests_vllm $(RECORD)
 
-vllm-matrix: $(BIN)/python ## which vLLM releases the plug-in works in (VLLM_RELEASES="0.31.0 0.32.0")
+vllm-matrix: $(BIN)/python ## which vLLM releases the plug-in works in (VLLM_RELEASES="--run 0.31.0" tests servers)
 	$(BIN)/python -m tests_vllm.matrix $(VLLM_RELEASES)
 
 bench-vllm: $(BIN)/python ## measure the plug-in against vLLM's own rule on two ranks of a tiny model
 	$(BIN)/python tests_vllm/run.py --command -- -m bench.vllm_ranks --out bench/out/vllm_ranks.json
+
+bench-vllm-waves: $(BIN)/python ## measure what prefills cost two ranks that wait for each other, and what helps
+	$(BIN)/python tests_vllm/run.py --command -- -m bench.vllm_waves --out bench/out/vllm_waves.json
 
 # Envoy comes as a wheel, in an environment of its own: its Python name is also that of its messages.
 ENVOY := bench/out/envoy

@@ -40,6 +40,7 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "fork",  # so that one process imports everything, not six
+    "BALANCEROUTE_VLLM_ANY_VERSION": "1",  # which are the tested ones is found out here
 }
 
 
