@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -66,14 +65,7 @@ def step_time_of_tables(name: str, *, root: Path | None = None) -> StepTimeFile:
     name : str
         ``MODEL.DEVICE``, as ``deepseek-v3.h200_sxm``.
     root : Path or None
-        Folder with a folder per device; None: the one of the installed package.
-
-    Raises
-    ------
-    ConfigError
-        If the model or device is not known here, or the tables lack it.
-    MissingExtraError
-        If the package is not installed.
+        As for `balanceroute.afd.tables.measured_profile`, which says what is raised.
     """
     model, _, device = name.rpartition(".")
     if model not in STEP_MODELS:
@@ -82,16 +74,9 @@ def step_time_of_tables(name: str, *, root: Path | None = None) -> StepTimeFile:
         raise ConfigError(unknown("device", device, tables.DEVICE_BYTES))
     times = STEP_MODELS[model]((root or tables.installed_tables()) / device, device)
     law = fit_step_law(times.requests, times.tokens, times.step_s)
-    return StepTimeFile(
+    return law.in_file(
         source=f"{model} on {device}, {times.setup}; {tables.VERSION}, kernels only",
-        date=datetime.now(UTC).date().isoformat(),
-        constant_s=law.constant_s,
-        s_per_token=law.s_per_token,
-        kappa0_tokens=law.kappa0_tokens,
         prefill_s_per_token=fit_slope(times.chunk_tokens, times.chunk_s),
-        median_error_ratio=law.median_error_ratio,
-        largest_error_ratio=law.largest_error_ratio,
-        num_samples=len(times.step_s),
     )
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from balanceroute.cluster.step_time_file import StepTimeFile
 from balanceroute.errors import ConfigError
 
 FEWEST_SAMPLES = 6  # twice as many as there are constants
@@ -39,6 +41,20 @@ class StepLaw:
     def largest_error_ratio(self) -> float:
         """Return the size of the largest error; less is better."""
         return float(np.abs(self.error_ratios).max())
+
+    def in_file(self, *, source: str, prefill_s_per_token: float) -> StepTimeFile:
+        """Return what is written of it, dated today."""
+        return StepTimeFile(
+            source=source,
+            date=datetime.now(UTC).date().isoformat(),
+            constant_s=self.constant_s,
+            s_per_token=self.s_per_token,
+            kappa0_tokens=self.kappa0_tokens,
+            prefill_s_per_token=prefill_s_per_token,
+            median_error_ratio=self.median_error_ratio,
+            largest_error_ratio=self.largest_error_ratio,
+            num_samples=len(self.error_ratios),
+        )
 
 
 def fit_step_law(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 import aiohttp
 import numpy as np
@@ -72,7 +71,8 @@ async def calibrate(
         np.array([sample.tokens for sample in samples]),
         np.array([sample.step_s for sample in samples]),
     )
-    return _file(url, target, law, prefill_s_per_token, len(samples)), law
+    source = f"{target.model} at {url}, {len(target.ranks)} ranks"
+    return law.in_file(source=source, prefill_s_per_token=prefill_s_per_token), law
 
 
 async def _prefill(
@@ -89,19 +89,3 @@ async def _prefill(
         ]
         times_s.append(min(tries))
     return fit_slope(np.array(lengths, np.float64), np.array(times_s))
-
-
-def _file(
-    url: str, target: Target, law: StepLaw, prefill_s_per_token: float, num_samples: int
-) -> StepTimeFile:
-    return StepTimeFile(
-        source=f"{target.model} at {url}, {len(target.ranks)} ranks",
-        date=datetime.now(UTC).date().isoformat(),
-        constant_s=law.constant_s,
-        s_per_token=law.s_per_token,
-        kappa0_tokens=law.kappa0_tokens,
-        prefill_s_per_token=prefill_s_per_token,
-        median_error_ratio=law.median_error_ratio,
-        largest_error_ratio=law.largest_error_ratio,
-        num_samples=num_samples,
-    )
