@@ -56,7 +56,7 @@ def main() -> None:
     given = parser.parse_args()
     with contextlib.ExitStack() as stack:
         if given.urls:
-            servers = dict(_known(text) for text in given.urls)
+            servers = dict(known(text) for text in given.urls)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             servers = {
@@ -77,7 +77,8 @@ def main() -> None:
         given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _known(text: str) -> tuple[str, Any]:
+def known(text: str) -> tuple[str, Server]:
+    """Return the name and the server of ``ARM=PORT``, which somebody else has started."""
     arm, _, port = text.partition("=")
     server = Server(SimpleNamespace(), int(port), Path("/dev/null"))  # type: ignore[arg-type]
     return arm, server

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import tempfile
@@ -22,7 +23,7 @@ import numpy as np
 
 from balanceroute.calibrate.probe import Target, stream_times
 from bench.machine import describe_machine
-from bench.vllm_ranks import in_ms, start
+from bench.vllm_ranks import in_ms, known, start
 from tests_vllm.checks import at_rest
 from tests_vllm.load import send_all
 from tests_vllm.servers import Server
@@ -51,15 +52,19 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=[1.0, 2.0, 3.0])
     parser.add_argument("--seconds", type=float, default=30.0, help="of arrivals, each rate")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--urls", nargs="*", default=[], help="ARM=PORT of those that are up")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    up = dict(known(text) for text in given.urls)
     rows: list[dict[str, Any]] = []
-    for arm in given.arms:
-        environment, arguments = ARMS[arm]
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            start(Path(folder), environment, NUM_SLOTS, *arguments) as server,
-        ):
+    for arm in up or given.arms:
+        with contextlib.ExitStack() as stack:
+            if up:
+                server = up[arm]
+            else:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+                environment, arguments = ARMS[arm]
+                server = stack.enter_context(start(folder, environment, NUM_SLOTS, *arguments))
             if arm in STALLED_ARMS:
                 rows += [{"arm": arm} | row for row in asyncio.run(measure_stalls(server))]
             for seed in range(given.repeats):
@@ -97,7 +102,7 @@ async def _gaps_beside(
 ) -> list[float]:
     """Return, for each prompt on rank 0, the longest gap that it left in a stream of rank 1."""
     decoding = asyncio.gather(
-        *(stream_times(session, target, 1, 64, 400, number) for number in range(NUM_DECODING))
+        *(stream_times(session, target, 1, 64, 900, number) for number in range(NUM_DECODING))
     )
     await asyncio.sleep(2 * PAUSE_S)
     windows: list[tuple[float, float]] = []
