@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ RANK_HEADER = "X-data-parallel-rank"
 EVENT_END = b"\n\n"
 ASK_S = 300.0
 FEWEST_STEPS = 4  # that a step time is the mean of
+LONGER_TRIES = (1, 3, 9)  # times the output tokens that were asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,26 +104,39 @@ async def measure_steps(
 ) -> Sample:
     """Run `num_reqs` requests on each rank at once, and time the steps with all of them.
 
+    Where they missed each other, since one had ended before another began, or their tokens came
+    in bursts, since something was too busy to pass them on, longer ones are tried.
+
     Raises
     ------
     ConfigError
         If the engine refuses a request, or they never ran all together.
     """
-    streams = [
-        stream_times(session, target, rank, prompt_tokens, output_tokens, number)
-        for number in range(num_reqs)
-        for rank in target.ranks
-    ]
-    ran = await asyncio.gather(*streams)
+    for factor in LONGER_TRIES:
+        streams = [
+            stream_times(session, target, rank, prompt_tokens, factor * output_tokens, number)
+            for number in range(num_reqs)
+            for rank in target.ranks
+        ]
+        sample = sample_of(await asyncio.gather(*streams), target, num_reqs, prompt_tokens)
+        if sample is not None:
+            return sample
+    raise ConfigError(
+        f"{num_reqs} requests of {prompt_tokens} tokens on each rank did not run together for "
+        f"{FEWEST_STEPS} steps, or their tokens came in bursts; ask for more --output-tokens, or "
+        "fewer --requests than the engine's --max-num-seqs, while nothing else runs there"
+    )
+
+
+def sample_of(
+    ran: Sequence[list[float]], target: Target, num_reqs: int, prompt_tokens: int
+) -> Sample | None:
+    """Return the mean step while all decoded, None if that was too short or not seen evenly."""
     began_s, ended_s = max(times_s[0] for times_s in ran), min(times_s[-1] for times_s in ran)
     inside = [[t for t in times_s if began_s <= t <= ended_s] for times_s in ran]
     most = max(inside, key=len)
-    if len(most) <= FEWEST_STEPS:
-        raise ConfigError(
-            f"{num_reqs} requests of {prompt_tokens} tokens on each rank did not run together for "
-            f"{FEWEST_STEPS} steps; ask for more --output-tokens, or fewer --requests than the "
-            "engine's --max-num-seqs"
-        )
+    if len(set(most)) <= max(FEWEST_STEPS, len(most) // 2):
+        return None
     middle = sum(sum(t <= (most[0] + most[-1]) / 2 for t in times_s) for times_s in ran)
     return Sample(
         num_reqs=float(num_reqs),
