@@ -71,8 +71,10 @@ def simulate(
             source=trace.name, config=config, policies=(policy,), num_requests=len(lengths)
         )
         metrics: Metrics = experiment.run()[0].runs[0].metrics
-    assert metrics.tpot_s is not None
     balance_ratio = metrics.time_weighted.balance_ratio
+    assert metrics.tpot_s is not None
+    assert metrics.tpot_s.mean is not None
+    assert balance_ratio is not None
     return {
         "middle_tokens_per_s": metrics.throughput_tok_per_s,
         "tpot_ms": {"mean": metrics.tpot_s.mean * 1e3},

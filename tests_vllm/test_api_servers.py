@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import pytest
 
 from tests_vllm.checks import added, at_rest, expect_whole
 from tests_vllm.load import mixed_lengths, send_all
-from tests_vllm.servers import ON, Server, running_server
+from tests_vllm.servers import ON, START_S, Server, running_server
 
 NUM_SERVERS = 2
+AT_ONCE = "binding at once (dense ranks step by themselves)"
+NUM_SHORT = 12
+IN_FLIGHT = "balanceroute_rank_inflight_requests@0"
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +24,16 @@ def server(folder: Path, dense: Path) -> Iterator[Server]:
     arguments = ["--data-parallel-size", "2", "--api-server-count", str(NUM_SERVERS)]
     arguments += ["--max-num-seqs", "64"]
     with running_server(folder, dense, *arguments, environment=ON) as server:
+        deadline_s = time.monotonic() + START_S
+        while server.log.count(AT_ONCE) < NUM_SERVERS:  # the first to be up answers for all
+            assert time.monotonic() < deadline_s, server.log[-2000:]
+            time.sleep(0.2)
         yield server
 
 
 def test_each_binds_at_once(server: Server) -> None:
-    """None of them knows of every slot."""
-    wanted = f"binding at once ({NUM_SERVERS} API servers share the ranks)"
-    dense = "binding at once (dense ranks step by themselves)"
-    assert server.log.count(wanted) + server.log.count(dense) == NUM_SERVERS
+    """None of them knows of every slot, and each says it once."""
+    assert server.log.count(AT_ONCE) == NUM_SERVERS
 
 
 def test_the_sum_of_their_ledgers_is_exact_and_level(server: Server) -> None:
@@ -45,13 +51,15 @@ def test_each_counts_what_the_others_have_sent(server: Server) -> None:
     """One long prompt at a time and short ones beside it: the short ones go to the other rank."""
 
     async def story() -> None:
-        long = asyncio.create_task(send_all(server, [(1500, 200)], concurrency=1, ranks=[0]))
-        await asyncio.sleep(1.0)
-        outcomes = await send_all(server, [(20, 4)] * 24, concurrency=2)
-        assert [outcome.status for outcome in outcomes] == [200] * 24
+        long = asyncio.create_task(send_all(server, [(1500, 540)], concurrency=1, ranks=[0]))
+        while (await asyncio.to_thread(server.metrics))[IN_FLIGHT] == 0.0:
+            assert not long.done()
+        outcomes = await send_all(server, [(20, 4)] * NUM_SHORT, concurrency=4)
+        assert [outcome.status for outcome in outcomes] == [200] * NUM_SHORT
+        assert not long.done()
         await long
 
     before = at_rest(server)
     asyncio.run(story())
     after = at_rest(server)
-    assert added(before, after, "vllm:prompt_tokens_total@1") == 24 * 20
+    assert added(before, after, "vllm:prompt_tokens_total@1") == NUM_SHORT * 20

@@ -34,12 +34,15 @@ class Target:
         The data-parallel ranks behind the URL.
     vocabulary : int
         Token ids that a prompt may use, from 1.
+    max_tokens : int or None
+        Most that prompt and output may add up to; None if the engine does not say.
     """
 
     url: str
     model: str
     ranks: tuple[int, ...]
     vocabulary: int
+    max_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +93,11 @@ async def find_target(session: aiohttp.ClientSession, url: str, model: str | Non
     name = model or str(models[0]["id"])
     # One rank behind a port is addressed by no number, whatever its number in the group.
     return Target(
-        url=url, model=name, ranks=tuple(ranks) if len(ranks) > 1 else (-1,), vocabulary=250
+        url=url,
+        model=name,
+        ranks=tuple(ranks) if len(ranks) > 1 else (-1,),
+        vocabulary=250,
+        max_tokens=models[0].get("max_model_len"),
     )
 
 
@@ -112,9 +119,13 @@ async def measure_steps(
     ConfigError
         If the engine refuses a request, or they never ran all together.
     """
+    room = target.max_tokens - prompt_tokens if target.max_tokens is not None else None
     for factor in LONGER_TRIES:
+        tokens = factor * output_tokens
+        if factor > 1 and room is not None:
+            tokens = min(tokens, room)
         streams = [
-            stream_times(session, target, rank, prompt_tokens, factor * output_tokens, number)
+            stream_times(session, target, rank, prompt_tokens, tokens, number)
             for number in range(num_reqs)
             for rank in target.ranks
         ]
