@@ -11,7 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 MARK = "rints:\n\n"
-IS_TESTED_ELSEWHERE = ("demo.py",)  # `make demo`
+IS_TESTED_ELSEWHERE = ("demo.py", "ray_serve.py")  # `make demo`, `make test-ray`
 
 
 def promised(path: Path) -> str:
