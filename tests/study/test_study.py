@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -187,23 +186,35 @@ ARGUMENTS = (
 )
 
 
-def command(out: Path, *more: str) -> list[str]:
-    main = "import sys; from balanceroute.cli import main; main()"
+MAIN = "from balanceroute.cli import main; main()"
+#: The same, but it and its processes are killed once there are two results.
+KILLED = f"""
+import os, signal
+from balanceroute.study.store import Store
+
+add = Store.add
+
+def add_or_die(self, result):
+    add(self, result)
+    if len(self.results) == 2:
+        os.killpg(0, signal.SIGKILL)
+
+Store.add = add_or_die
+{MAIN}
+"""
+
+
+def command(out: Path, *more: str, main: str = MAIN) -> list[str]:
     return [sys.executable, "-c", main, *ARGUMENTS, "--out", str(out), *more]
 
 
 @pytest.mark.slow
 def test_killed_with_two_processes_it_goes_on(tmp_path: Path) -> None:
     """SIGKILL in the middle, the same command again, and the table of a run without a kill."""
-    killed = subprocess.Popen(command(tmp_path / "killed", "--jobs", "2"), start_new_session=True)
+    dying = command(tmp_path / "killed", "--jobs", "2", main=KILLED)
+    killed = subprocess.run(dying, start_new_session=True, timeout=240, check=False)
+    assert -signal.SIGKILL == killed.returncode
     results = tmp_path / "killed" / RESULTS_NAME
-    deadline_s = time.monotonic() + 240
-    while time.monotonic() < deadline_s and killed.poll() is None:
-        if results.exists() and results.read_bytes().count(b"\n") >= 2:
-            break
-        time.sleep(0.02)  # another process writes the file, and tells nobody when
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
     num_before = results.read_bytes().count(b"\n")
     assert 2 <= num_before < 36
     subprocess.run(command(tmp_path / "killed", "--jobs", "2"), check=True, capture_output=True)

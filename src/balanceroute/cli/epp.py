@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from balanceroute.cli.logs import set_up_logging
-from balanceroute.cli.serve import (
-    ADMIN_TOKEN,
-    API_KEYS,
+from balanceroute.cli.serving import (
+    BindingName,
+    HasBarrier,
     KubernetesNamespace,
     KubernetesPool,
     KubernetesService,
+    LogFormat,
+    LogLevel,
+    PolicySpec,
+    RanksPerUrl,
+    SlotsPerRank,
+    run_serving,
+    secrets,
     serve_until_told,
 )
 from balanceroute.cli.simulate import option
@@ -39,24 +43,18 @@ def epp(
     kubernetes_service: KubernetesService = None,
     kubernetes_pool: KubernetesPool = None,
     kubernetes_namespace: KubernetesNamespace = None,
-    intra_node_data_parallel_size: Annotated[
-        int | None, option("Ranks behind each URL that names none; else 1.")
-    ] = None,
-    policy: Annotated[str | None, option("NAME[,key=value…]; else br_auto.")] = None,
-    binding: Annotated[str | None, option("pooled or immediate; else as the policy does.")] = None,
-    slots: Annotated[
-        int | None, option("Requests that a rank runs together; else learned from its queue.")
-    ] = None,
-    barrier: Annotated[
-        bool | None, option("Whether the ranks step, and fail, together.", "--barrier/--no-barrier")
-    ] = None,
+    intra_node_data_parallel_size: RanksPerUrl = None,
+    policy: PolicySpec = None,
+    binding: BindingName = None,
+    slots: SlotsPerRank = None,
+    barrier: HasBarrier = None,
     host: Annotated[str | None, option("Where to listen; else 127.0.0.1.")] = None,
     port: Annotated[
         int | None, option("For metrics and /workers; 0 takes a free one; else 30000.")
     ] = None,
     grpc_port: Annotated[int | None, option("Where Envoy asks; else 9002.")] = None,
-    log_level: Annotated[str, option("debug, info, warning or error.")] = "info",
-    log_format: Annotated[str, option("text, or json: an object per line.")] = "text",
+    log_level: LogLevel = "info",
+    log_format: LogFormat = "text",
 ) -> None:
     """Choose ranks for requests that Envoy carries, over its external processing (ext_proc).
 
@@ -64,21 +62,14 @@ def epp(
     """
     flags = dict(locals())
     del flags["config"], flags["log_level"], flags["log_format"]
-    if keys := [key.strip() for key in os.environ.get(API_KEYS, "").split(",") if key.strip()]:
-        flags["api_keys"] = keys
-    flags["admin_token"] = os.environ.get(ADMIN_TOKEN) or None
+    flags |= secrets()
     reread = partial(_read, config, flags)
     settings = reread()
     set_up_logging(log_level, log_format)
     serving = serve_until_told(
         settings, reread if config is not None else None, is_picker=True, followed=config
     )
-    if sys.platform == "win32":
-        asyncio.run(serving)
-        return
-    import uvloop
-
-    uvloop.run(serving)
+    run_serving(serving)
 
 
 def _read(path: Path | None, flags: dict[str, Any]) -> ServeConfig:
