@@ -31,6 +31,8 @@ COMMON = {
     "--block-size": "32",
     "--served-model-name": "tiny",
 }
+ONE_API_SERVER = ("vllm.entrypoints.openai.api_server", "--model")  # whatever its flags say
+ANY_API_SERVERS = ("tests_vllm.serve", "serve")
 FLAGS = ("--enforce-eager", "--no-enable-prefix-caching", "--disable-uvicorn-access-log")
 ON = MappingProxyType({"BALANCEROUTE_VLLM": "1"})
 ENVIRONMENT = {
@@ -132,12 +134,13 @@ def running_server(
     model: Path,
     *arguments: str,
     ranks: int = 2,
+    entry: tuple[str, str] = ONE_API_SERVER,
     environment: Mapping[str, str] = MappingProxyType({}),
 ) -> Iterator[Server]:
     """Start a server, warm its ranks, and stop it in the end with all of its processes."""
     port = free_port()
     log = folder / f"server-{port}.log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command = [sys.executable, "-m", *entry, str(model)]
     with log.open("wb") as out:
         process = subprocess.Popen(
             [*command, "--port", str(port), *chain(*COMMON.items()), *FLAGS, *arguments],

@@ -11,19 +11,19 @@ import pytest
 
 from tests_vllm.checks import added, at_rest, expect_whole
 from tests_vllm.load import mixed_lengths, send_all
-from tests_vllm.servers import ON, START_S, Server, running_server
+from tests_vllm.servers import ANY_API_SERVERS, ON, START_S, Server, running_server
 
 NUM_SERVERS = 2
 AT_ONCE = "binding at once (dense ranks step by themselves)"
-NUM_SHORT = 12
-IN_FLIGHT = "balanceroute_rank_inflight_requests@0"
+NUM_LONG, NUM_SHORT = 4, 12
+UNDER_WAY_S = 0.5
 
 
 @pytest.fixture(scope="module")
 def server(folder: Path, dense: Path) -> Iterator[Server]:
     arguments = ["--data-parallel-size", "2", "--api-server-count", str(NUM_SERVERS)]
     arguments += ["--max-num-seqs", "64"]
-    with running_server(folder, dense, *arguments, environment=ON) as server:
+    with running_server(folder, dense, *arguments, entry=ANY_API_SERVERS, environment=ON) as server:
         deadline_s = time.monotonic() + START_S
         while server.log.count(AT_ONCE) < NUM_SERVERS:  # the first to be up answers for all
             assert time.monotonic() < deadline_s, server.log[-2000:]
@@ -48,12 +48,14 @@ def test_the_sum_of_their_ledgers_is_exact_and_level(server: Server) -> None:
 
 
 def test_each_counts_what_the_others_have_sent(server: Server) -> None:
-    """One long prompt at a time and short ones beside it: the short ones go to the other rank."""
+    """Long prompts on one rank and short ones beside them: the short ones go to the other rank."""
 
     async def story() -> None:
-        long = asyncio.create_task(send_all(server, [(1500, 540)], concurrency=1, ranks=[0]))
-        while (await asyncio.to_thread(server.metrics))[IN_FLIGHT] == 0.0:
-            assert not long.done()
+        every = [(1500, 540)] * NUM_LONG
+        long = asyncio.create_task(
+            send_all(server, every, concurrency=NUM_LONG, ranks=[0] * NUM_LONG)
+        )
+        await asyncio.sleep(UNDER_WAY_S)
         outcomes = await send_all(server, [(20, 4)] * NUM_SHORT, concurrency=4)
         assert [outcome.status for outcome in outcomes] == [200] * NUM_SHORT
         assert not long.done()
