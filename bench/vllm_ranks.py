@@ -2,7 +2,8 @@
 
 Runs in the environment of `make test-vllm`. Three servers are up: one that chooses by its own rule
 while the plug-in counts, one in which the plug-in chooses, and one in which it levels tokens only,
-without timing prefills. Each repeat sends the same requests to all of them, in turns.
+without timing prefills, and keeps two requests ahead on each rank. Each repeat sends the same
+requests to all of them, in turns.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ from tests_vllm.load import mixed_lengths, send_all
 from tests_vllm.models import make_model
 from tests_vllm.servers import Server, running_server
 
+ON = {"BALANCEROUTE_VLLM": "1"}
 ARMS = {
     "vllm": {"BALANCEROUTE_VLLM": "observe"},
-    "balanceroute": {"BALANCEROUTE_VLLM": "1"},
-    "level": {"BALANCEROUTE_VLLM": "1", "BALANCEROUTE_POLICY": "br_auto,waves=false"},
+    "balanceroute": ON,
+    "level": ON | {"BALANCEROUTE_POLICY": "br_auto,waves=false"},
 }
+AHEAD = {"level": 2}  # requests that a rank may have beyond its slots
 LOOK_S = 0.2  # from one look at the engines' own counters to the next
 MIDDLE = (0.1, 0.85)  # of a run, in which both ranks are busy
 SUMS = ("held", "barrier", "spread")  # of tokens by time, by the plug-in's ledger
@@ -59,9 +62,12 @@ def main() -> None:
             servers = dict(known(text) for text in given.urls)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            servers = {
-                arm: stack.enter_context(start(folder, ARMS[arm], given.slots)) for arm in ARMS
-            }
+            servers = {}
+            for arm in ARMS:
+                environment = dict(ARMS[arm])
+                if arm in AHEAD:
+                    environment["BALANCEROUTE_SLOTS"] = str(given.slots + AHEAD[arm])
+                servers[arm] = stack.enter_context(start(folder, environment, given.slots))
         runs = []
         for repeat in range(given.repeats):
             order = list(servers) if repeat % 2 == 0 else list(servers)[::-1]

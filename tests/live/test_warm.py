@@ -9,7 +9,8 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("policy", "kind"), [("br_auto", "decode"), ("br_auto", "prefill"), ("br_h", "decode")]
+    ("policy", "kind"),
+    [("br_auto", "decode"), ("br_auto", "prefill"), ("br_auto", "learnt"), ("br_h", "decode")],
 )
 def test_nothing_is_compiled_under_load(policy: str, kind: str) -> None:
     """Whatever comes. In a process of its own, since other tests compile kernels too."""

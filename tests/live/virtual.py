@@ -32,6 +32,8 @@ class Virtual:
         Requests beyond the slots that are kept in the pool.
     stream_interval : int
         Tokens per chunk of a stream.
+    knows_costs : bool
+        Whether the router is told what steps cost.
     """
 
     config: EngineConfig
@@ -39,6 +41,7 @@ class Virtual:
     policy: str = "br_auto"
     num_waiting: int = 32
     stream_interval: int = 1
+    knows_costs: bool = True
     now_s: float = 0.0
     engine: Engine = field(init=False)
     group: LiveGroup = field(init=False)
@@ -49,7 +52,7 @@ class Virtual:
             num_ranks=self.config.num_ranks,
             policy=make_policy(self.policy, rng=np.random.default_rng(0)),
             num_slots=self.config.num_slots,
-            costs=self.config.costs,
+            costs=self.config.costs if self.knows_costs else None,
             clock=lambda: self.now_s,
         )
         self._outputs: dict[Ticket, int] = {}

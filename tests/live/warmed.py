@@ -42,14 +42,19 @@ def compiled() -> dict[str, int]:
 
 def main(policy: str, kind: str) -> None:
     """Serve short and long requests, with slots short and slots free."""
-    config = EngineConfig(costs=COSTS[kind], num_ranks=4, num_slots=8, block_size=1)
+    knows_costs = kind in COSTS
+    costs = COSTS[kind] if knows_costs else COSTS["prefill"]
+    config = EngineConfig(costs=costs, num_ranks=4, num_slots=8, block_size=1)
     Engine(config)
-    warm(policy, num_ranks=4, costs=COSTS[kind])
+    warm(policy, num_ranks=4, costs=costs if knows_costs else None)
     before = compiled()
     rng = np.random.default_rng(1)
     for num_waiting in (40, 1):
         lengths = np.column_stack([rng.geometric(0.003, 900), rng.geometric(0.05, 900)])
-        for _ in Virtual(config, lengths, policy=policy, num_waiting=num_waiting).steps():
+        served = Virtual(
+            config, lengths, policy=policy, num_waiting=num_waiting, knows_costs=knows_costs
+        )
+        for _ in served.steps():
             pass
     after = compiled()
     print(*sorted(name for name in after if after[name] > before.get(name, 0)))  # noqa: T201

@@ -2,19 +2,24 @@
 
 A general plug-in of vLLM, found because this folder is on PYTHONPATH. The communicator lacks
 gathering and scattering of unequal parts, and the MoE kernel knows nothing of experts that are
-elsewhere; and it wants AVX-512, which these loops do not.
+elsewhere; and it wants AVX-512, which these loops do not. And processes that wait for one another
+sleep instead of spinning, which on few cores is what the others then wait for.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+WAIT_S = 2e-4
+
 
 def register() -> None:
     """Put the missing methods into vLLM's classes."""
+    from vllm.distributed.device_communicators import shm_broadcast
     from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
     from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
 
@@ -22,6 +27,12 @@ def register() -> None:
     CpuCommunicator.reduce_scatterv = reduce_scatterv
     CPUUnquantizedExperts.process_weights_after_loading = lambda self, layer: None
     CPUUnquantizedExperts.apply = apply
+    shm_broadcast.sched_yield = give_way
+
+
+def give_way() -> None:
+    """Let others work."""
+    time.sleep(WAIT_S)
 
 
 def all_gatherv(self: Any, input_: Any, dim: int = 0, sizes: list[int] | None = None) -> Any:

@@ -15,14 +15,24 @@ from balanceroute.policies.registry import make_policy
 NUM_PLANS, NUM_SLOTS, NUM_WAITING = 400, 8, 24
 SHORT, LONG = (20, 4), (2000, 30)  # prompt and output tokens: the one foretells the other
 STEP_S = 0.03
+# What a policy may learn of ranks of which it is told nothing: then it works by other kernels.
+LEARNT = StepCosts(
+    constant_s=STEP_S, s_per_token=1e-7, prefill_s_per_token=2e-5, budget_tokens=2048
+)
 
 
 def warm(policy: str, *, num_ranks: int, costs: StepCosts | None) -> None:
     """Let a policy of the same kind serve requests of no importance.
 
     Its slots are short at first, and then there are more than enough; outputs follow from prompts,
-    so that a policy that looks ahead finds a reason to.
+    so that a policy that looks ahead finds a reason to. And what steps cost is unknown at first, if
+    it is, and then as it might turn out to be.
     """
+    for known in (costs,) if costs is not None else (None, LEARNT):
+        _serve(policy, num_ranks=num_ranks, costs=known)
+
+
+def _serve(policy: str, *, num_ranks: int, costs: StepCosts | None) -> None:
     rng, now_s = np.random.default_rng(0), [0.0]
     group = LiveGroup(
         num_ranks=num_ranks,
