@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import msgspec
+import pytest
+from aiohttp import web
 
-from tests.live.fake_engine import FakeEngine, routing, run, serving, three_tokens, until
+from tests.live.fake_engine import (
+    FakeEngine,
+    chunk,
+    routing,
+    run,
+    serving,
+    three_tokens,
+    until,
+)
 from tests.live.test_trouble import error_of, hang, never
 
 
@@ -21,6 +32,54 @@ def test_a_client_that_leaves_aborts_its_request() -> None:
             await until(lambda: engine.num_aborted == 1)
             await until(lambda: client.router.group.ledger.num_in_flight == 0)
             client.expect_nothing_left()
+
+    run(test())
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/messages"])
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_a_client_that_leaves_as_its_answer_comes(
+    path: str, num_before: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not the rank's fault, so the group stays open; and nothing is to be reported."""
+
+    async def test() -> None:
+        loop, goes, caught = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+        async def script(engine: FakeEngine, request: web.Request) -> web.StreamResponse:
+            answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            if num_before > 0:
+                await answer.prepare(request)
+                await answer.write(chunk())
+            await goes.wait()
+            if num_before == 0:
+                await answer.prepare(request)
+            await answer.write(chunk())  # the router hears of this first, and then
+            leaving.close()
+            caught.set()
+            await asyncio.sleep(60)
+            return answer
+
+        async with serving(FakeEngine(script)) as engine:
+            async with routing(engine, health_failure_threshold=1) as client:
+                with socket.socket() as leaving:
+                    leaving.setblocking(False)
+                    address = ("127.0.0.1", int(client.url.rsplit(":", 1)[1]))
+                    await loop.sock_connect(leaving, address)
+                    body = b'{"prompt": [1], "stream": true}'
+                    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}"
+                    await loop.sock_sendall(leaving, head.encode() + b"\r\n\r\n" + body)
+                    await until(lambda: len(engine.bodies) == 1)
+                    if num_before > 0:
+                        await loop.sock_recv(leaving, 1 << 16)
+                    goes.set()
+                    await caught.wait()
+                await until(lambda: engine.num_aborted == 1)
+                assert all(client.router.health.is_open)
+                sample = client.router.meters.registry.get_sample_value
+                assert 0.0 == sample("balanceroute_cut_streams_total")
+                client.expect_nothing_left()
+        assert "" == caplog.text
 
     run(test())
 

@@ -12,6 +12,12 @@ from balanceroute.live.answers import Refusal
 log = logging.getLogger(__name__)
 
 
+def has_left(request: web.BaseRequest) -> bool:
+    """Tell whether a client has gone, though its connection may not have been given up yet."""
+    transport = request.transport
+    return transport is None or transport.is_closing()
+
+
 def refusal_of(
     error: BaseException, request: web.BaseRequest, *, limit_s: float, is_stopping: bool
 ) -> Refusal | None:
@@ -33,8 +39,7 @@ def refusal_of(
     Refusal or None
         None if there is nobody to tell, or the error says it itself.
     """
-    has_left = request.transport is None
-    if isinstance(error, Refusal) or has_left:
+    if isinstance(error, Refusal) or has_left(request):
         return None
     if isinstance(error, TimeoutError):
         return Refusal(504, f"no answer within {limit_s:g} s", "request_timeout")

@@ -58,10 +58,10 @@ class Handling:
             answer = self._refuse(refusal)
         except web.HTTPException as error:  # a body beyond the limit
             answer = self._refuse(Refusal(error.status, error.text or error.reason, "bad_request"))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is told, unless nobody is there to tell
             failure = refusal_of(error, request, limit_s=0.0, is_stopping=False)
-            if failure is None:
-                raise
+            if failure is None:  # the client has gone
+                return web.Response()
             answer = self._refuse(failure)
         if self._is_counted(handler):
             self._parts.counters.requests.labels(str(answer.status)).inc()

@@ -9,6 +9,7 @@ from balanceroute.live.addresses import RankAddress
 from balanceroute.live.answers import Refusal, no_brain, no_rank
 from balanceroute.live.carrying import Carrying
 from balanceroute.live.clients import read_body
+from balanceroute.live.endings import has_left
 from balanceroute.live.events import EVENT_STREAM, WholeEvents, error_event
 from balanceroute.live.upstream import answer_headers, request_headers
 
@@ -54,6 +55,8 @@ class PassThrough:
         except TimeoutError as error:
             raise Refusal(504, f"{address.name} gives no answer", "request_timeout") from error
         except (aiohttp.ClientError, OSError) as error:
+            if has_left(request):
+                raise
             if is_inside:
                 raise no_brain() from error
             raise Refusal(502, f"{address.name}: {error}", "upstream_unreachable") from error
@@ -72,7 +75,7 @@ class PassThrough:
                 await answer.write(events.feed(data))
             await answer.write(events.rest)
         except (aiohttp.ClientError, OSError) as error:  # a time-out is one
-            if request.transport is None:  # it is the client that has gone
+            if has_left(request):
                 return answer
             self._parts.counters.cut.inc()
             message = f"{address.name} broke off this stream: {type(error).__name__}"

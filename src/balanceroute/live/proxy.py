@@ -17,7 +17,7 @@ from balanceroute.live.answers import Refusal
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
 from balanceroute.live.carrying import Bookings, Carrying
 from balanceroute.live.clients import read_body
-from balanceroute.live.endings import refusal_of
+from balanceroute.live.endings import has_left, refusal_of
 from balanceroute.live.events import EVENT_STREAM, WholeEvents, error_event
 from balanceroute.live.tenants import tenant_of
 from balanceroute.live.ticket import NO_HANDLE, Ticket
@@ -226,7 +226,7 @@ class Proxy:
                 if whole := events.feed(data):
                     await answer.write(whole)
         except (aiohttp.ClientError, OSError) as error:
-            if call.request.transport is None:  # it is the client that has gone
+            if has_left(call.request):
                 return answer
             return await self._cut(call, f"{type(error).__name__}: {error}", error)
         if not meter.is_done and not meter.has_failed:
