@@ -105,6 +105,20 @@ def test_requests_wait_for_a_slot(module: Any) -> None:
     run(test())
 
 
+def test_a_prompt_that_no_replica_can_hold(module: Any) -> None:
+    """It does not wait for room that there will never be; its engine knows what to say."""
+
+    async def test() -> None:
+        serve = Serve(module, "a", "b", binding="pooled", kv_tokens=100)
+        assert "a" == await serve.choose(serve.pending(60))
+        long = serve.pending(101)
+        assert "b" == await serve.choose(long)
+        serve.complete(long, "b")
+        assert [60, 0] == serve.loads
+
+    run(test(), within_s=10.0)
+
+
 def test_who_gives_up_is_forgotten(module: Any) -> None:
     """While it waits, and between the choice and the sending."""
 

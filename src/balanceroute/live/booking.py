@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from balanceroute.live.answers import no_rank, overdue
+from balanceroute.live.misfits import rank_for_misfit
 from balanceroute.live.parts import Parts
 from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import Usage
@@ -34,8 +35,11 @@ class Booking:
 
     def enter(self, ticket: Ticket, tenant: str | None, placed: Callable[[Ticket], None]) -> None:
         """Let a request wait for a rank; `placed` is called once it has one."""
-        if ticket.pinned_rank >= 0:
-            self._group.enter_pinned(ticket)
+        rank = ticket.pinned_rank
+        if rank < 0:
+            rank = rank_for_misfit(self._group, ticket.prompt_tokens)
+        if rank >= 0:
+            self._group.enter_pinned(ticket, rank)
             placed(ticket)
             return
         ticket.on_placed = placed

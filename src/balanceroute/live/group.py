@@ -152,10 +152,10 @@ class LiveGroup:
         self._pool.append_one(ticket.number, ticket.prompt_tokens, ticket.arrived_s, ticket.traits)
         self._pooled[ticket.number] = ticket
 
-    def enter_pinned(self, ticket: Ticket) -> None:
-        """Book a request as sent to the rank that its client has chosen."""
+    def enter_pinned(self, ticket: Ticket, rank: int | None = None) -> None:
+        """Book a request as sent to the rank that its client has chosen, or to the one given."""
         self._register(ticket)
-        self.send(ticket, ticket.pinned_rank)
+        self.send(ticket, ticket.pinned_rank if rank is None else rank)
 
     def _register(self, ticket: Ticket) -> None:
         if ticket.number < 0:  # else it comes again, and keeps its number and its age

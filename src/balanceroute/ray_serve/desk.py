@@ -12,6 +12,7 @@ import numpy as np
 
 from balanceroute.errors import BalanceRouteError
 from balanceroute.live.group import LiveGroup
+from balanceroute.live.misfits import rank_for_misfit
 from balanceroute.live.planner import Planner
 from balanceroute.live.prompts import PromptCounter
 from balanceroute.live.ticket import NO_HANDLE, Ticket
@@ -160,6 +161,10 @@ class Desk:
         GroupGoneError
             If it has to look for another group.
         """
+        rank = rank_for_misfit(self.group, ticket.prompt_tokens)
+        if rank >= 0:
+            self.group.enter_pinned(ticket, rank)
+            return self.names[rank]
         placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ticket.on_placed = partial(_note_placed, placed)
         self.group.enter(ticket)
