@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,7 @@ from balanceroute.live.counting import TokenizerCounting
 from balanceroute.live.prompts import PromptCounter
 from balanceroute.live.texts import prompt_texts, tokenize_body
 from balanceroute.live.tokenizer import FileTokenizer
-from balanceroute.live.wire import read_request
+from balanceroute.live.wire import PATHS, read_request
 from tests.live.fake_engine import Client, FakeEngine, routing, run, serving, until
 from tests.live.test_trouble import hang
 
@@ -225,3 +226,43 @@ def test_settings_that_cannot_be(
 
     with pytest.raises(ConfigError, match=message):
         run(test())
+
+
+PICTURE = "data:image/png;base64," + "iVBORw0KGgo" * 50_000
+SOUND = {"data": "UklGRiQAAABXQVZF" * 30_000, "format": "wav"}
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        (CHAT, {"type": "image_url", "image_url": {"url": PICTURE}}),
+        (CHAT, {"type": "input_audio", "input_audio": SOUND}),
+        (RESPONSES, {"type": "input_image", "image_url": PICTURE}),
+        (RESPONSES, {"type": "input_file", "file_data": PICTURE}),
+    ],
+)
+def test_pictures_count_for_nothing(path: str, part: dict[str, object]) -> None:
+    """However long they are; their tokens teach nothing about text, as no file would tell them."""
+    text = "word " * 100
+    body = {PATHS[path]: [message([{"type": "text", "text": text}, part])]}
+    facts = read_request(path, msgspec.json.encode(body))
+    counter = PromptCounter()
+    assert 500 <= facts.prompt_bytes < 700
+    assert counter.count(facts) < 200
+    for _ in range(100):
+        counter.learn(facts, 2_000)
+    assert 4.0 == counter.bytes_per_token
+
+
+def test_text_is_no_picture() -> None:
+    """Words without spaces count, be they of letters or escaped; so does a picture's address."""
+    for text in ("a" * 1000, "\u4e2d" * 500):
+        body = {"messages": [message(text)]}
+        raw = json.dumps(body["messages"]).encode()
+        facts = read_request(CHAT, b'{"messages": %b}' % raw)
+        assert (len(raw), False) == (facts.prompt_bytes, facts.has_media)
+        part = {"type": "image_url", "image_url": {"url": "http://a/b.png"}}
+        both = [message([{"type": "text", "text": "\u4e2d" * 500}, part])]
+        raw = json.dumps(both).encode()
+        facts = read_request(CHAT, b'{"messages": %b}' % raw)
+        assert (len(raw), True) == (facts.prompt_bytes, facts.has_media)

@@ -64,8 +64,8 @@ class PromptCounter:
         return max(1, in_text + MESSAGE_TOKENS * facts.num_messages)
 
     def learn(self, facts: RequestFacts, prompt_tokens: int) -> None:
-        """Take in how long a prompt has turned out to be."""
-        if facts.prompt_ids is not None or prompt_tokens < 1:
+        """Take in how long a prompt has turned out to be; with pictures in it that says nothing."""
+        if facts.prompt_ids is not None or facts.has_media or prompt_tokens < 1:
             return
         if facts.text_tokens is not None:
             self._learn_template(facts, facts.text_tokens, prompt_tokens)

@@ -7,6 +7,7 @@ it is the engine that judges requests.
 from __future__ import annotations
 
 import hashlib
+import string
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +15,9 @@ import msgspec
 NUM_CLIENTS = 1 << 40  # that can be told apart; classifiers put the number into a key of 64 bits
 OF_IDS = b"0123456789,[] \t\r\n"  # what lists of token ids are written with
 BLOCK_BYTES = 1024  # of a prompt as it is written; a few hundred tokens, as blocks of caches are
+MEDIA = (b'_url"', b'"input_audio"', b'"input_file"')  # parts of messages that are no text
+BASE64 = (string.ascii_letters + string.digits + "+/=_-").encode()
+LEAST_DATA = 512  # bytes that can be a picture; longer words are no words
 MESSAGE_TOKENS = 4  # what a chat template adds to a message, about
 PATHS = {  # endpoints that make the engine generate, and what their prompt is called
     "/v1/completions": "prompt",
@@ -56,7 +60,9 @@ class RequestFacts:
     prompt_ids : int or None
         Length of the prompt, if it is given as token ids.
     prompt_bytes, num_messages : int
-        Else its UTF-8 bytes, and in how many messages of a chat.
+        Else its UTF-8 bytes without pictures and the like, and in how many messages of a chat.
+    has_media : bool
+        Whether there are such, of which nothing tells how many tokens they come to.
     text_tokens : int or None
         Tokens of its texts, without what a template adds, if a tokenizer has counted them.
     counted_tokens : int or None
@@ -79,6 +85,7 @@ class RequestFacts:
     priority: int
     prompt_hash: int
     client: int
+    has_media: bool = False
     text_tokens: int | None = None
     counted_tokens: int | None = None
     blocks: tuple[int, ...] = ()
@@ -105,12 +112,15 @@ def read_request(path: str, body: bytes, *, with_blocks: bool = False) -> Reques
     except RecursionError as error:
         raise BadBody("it is nested too deeply") from error
     raw = bytes(getattr(fields, PATHS[path]))
+    is_chat = path != "/v1/completions"
+    has_media = is_chat and any(mark in raw for mark in MEDIA)
     limits = (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens)
     return RequestFacts(
         is_streamed=bytes(fields.stream) == b"true",
         prompt_ids=_num_ids(raw),
-        prompt_bytes=len(raw),
-        num_messages=raw.count(b'"role"') if path != "/v1/completions" else 0,
+        prompt_bytes=len(raw) - (_data_bytes(raw) if has_media else 0),
+        num_messages=raw.count(b'"role"') if is_chat else 0,
+        has_media=has_media,
         max_tokens=max(0, *(_integer(limit) for limit in limits)),
         priority=_integer(fields.priority),
         prompt_hash=_hash(raw),
@@ -145,6 +155,16 @@ def _num_ids(raw: bytes) -> int | None:
     if not raw.startswith(b"[") or raw.translate(None, OF_IDS):
         return None
     return None if b"[]" in raw else raw.count(b",") + 1  # engines refuse empty lists
+
+
+def _data_bytes(messages: bytes) -> int:
+    """Return the bytes of what is written as data within messages: pictures, sound, files."""
+    return sum(
+        len(piece)
+        for piece in messages.split(b'"')
+        if len(piece) >= LEAST_DATA
+        and (piece.startswith(b"data:") or not piece.translate(None, BASE64))
+    )
 
 
 def _value(raw: msgspec.Raw) -> object:
