@@ -266,3 +266,9 @@ def test_text_is_no_picture() -> None:
         raw = json.dumps(both).encode()
         facts = read_request(CHAT, b'{"messages": %b}' % raw)
         assert (len(raw), True) == (facts.prompt_bytes, facts.has_media)
+
+
+def test_a_prompt_has_at_least_one_token() -> None:
+    """Whatever an engine's tokenizer says of it: nothing could be booked."""
+    facts = read_request(COMPLETIONS, b'{"prompt": " "}')
+    assert 1 == PromptCounter().count(replace(facts, counted_tokens=0))

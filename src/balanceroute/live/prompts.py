@@ -56,7 +56,7 @@ class PromptCounter:
         if facts.prompt_ids is not None:
             return facts.prompt_ids
         if facts.counted_tokens is not None:
-            return facts.counted_tokens
+            return max(1, facts.counted_tokens)
         if facts.text_tokens is not None:
             in_template = round(self.tokens_per_message * facts.num_messages)
             return max(1, facts.text_tokens + in_template)
