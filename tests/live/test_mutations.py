@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from balanceroute.live.comparing import Comparison
 from balanceroute.live.wire import PATHS
 from tests.live.fake_engine import FakeEngine, routing, run, serving, until
 
@@ -87,3 +89,30 @@ def test_it_goes_on_serving_whatever_comes() -> None:
             assert 200 == (await client.post())[0]
 
     run(test(), within_s=600.0)
+
+
+NO_TEXT = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nX-Request-Id: caf\xe9\r\nX-Tenant: \xff\r\n"
+
+
+def test_headers_that_are_no_text(tmp_path: Path) -> None:
+    """Their request is served; the log of decisions and the page go on, and show them."""
+    log = tmp_path / "log"
+
+    async def test() -> None:
+        async with serving(FakeEngine()) as engine:
+            settings = {"decision_log": str(log), "tenant_header": "X-Tenant"}
+            async with routing(engine, **settings) as client:
+                port = int(client.url.rsplit(":", 1)[1])
+                async with client.session.get(client.url + "/dashboard/events") as page:
+                    await page.content.readuntil(b"\n\n")
+                    sent = NO_TEXT + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+                    assert (await exchange(port, sent, 5.0)).startswith(b"HTTP/1.1 200 ")
+                    while b"caf\\\\xe9" not in await page.content.readuntil(b"\n\n"):
+                        pass
+                assert 200 == (await client.post())[0]
+                assert client.router.parts.queue.num_tokens("\\xff") > 0
+        found = Comparison.of(log, about="caf\\xe9")
+        assert (2, 0, "") == (found.num_plans, found.num_differing, found.cut)
+        assert 1 == len(found.reasons)
+
+    run(test())

@@ -24,6 +24,7 @@ from tests.live.starting import (
     LIMIT_S,
     NUM_RANKS,
     NUM_SLOTS,
+    body,
     expect_refusal,
     group,
     is_whole,
@@ -134,3 +135,26 @@ def test_what_does_not_go_together(more: dict[str, Any], is_picker: bool, messag
     flags = {"worker_urls": ["http://a:1"], "processes": 2} | more
     with pytest.raises(ConfigError, match=message):
         read_config(None, flags, is_picker=is_picker)
+
+
+def test_headers_that_are_no_text(tmp_path: Path) -> None:
+    """They are told to the brain as others are, and so are the requests that come with them."""
+    log = tmp_path / "log"
+
+    async def test() -> None:
+        async with parts(log, step_s=0.005) as its:
+            port = int(its.it.url.rsplit(":", 1)[1])
+            data = msgspec.json.encode(body(3))
+            head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+            head += b"X-Request-Id: caf\xe9\r\nContent-Length: %d\r\n\r\n" % len(data)
+            for _ in range(2):
+                asked = its.ask(4, 3)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(head + data)
+                assert b"[DONE]" in await reader.read()
+                writer.close()
+                assert all(is_whole(end, 3) for end in await asyncio.gather(*asked))
+            await until_async(its.is_exact)
+            assert "Traceback" not in log.read_text()
+
+    run(test(), LIMIT_S)

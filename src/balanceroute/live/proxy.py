@@ -24,7 +24,7 @@ from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, read_usage
 from balanceroute.live.unanswered import GroupClosed
 from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
-from balanceroute.live.wire import BadBody, read_request
+from balanceroute.live.wire import BadBody, legible, read_request
 
 if TYPE_CHECKING:
     from balanceroute.live.tracing import Placing, Prefilling, Sending, Serve, Tracing
@@ -86,7 +86,7 @@ class Proxy:
             prompt_hash=facts.prompt_hash,
             priority=facts.priority,
             is_streamed=facts.is_streamed,
-            name=request_id,
+            name=legible(request_id),
             pinned_rank=self._pinned_rank(request),
             session=session_of(request.headers, self._parts.config),
             blocks=facts.blocks,

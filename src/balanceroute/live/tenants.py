@@ -9,6 +9,7 @@ from multidict import MultiMapping
 
 from balanceroute.live.answers import Refusal
 from balanceroute.live.config import ServeConfig
+from balanceroute.live.wire import legible
 
 
 def check_key(request: web.BaseRequest, config: ServeConfig) -> None:
@@ -36,7 +37,7 @@ def tenant_of_headers(headers: MultiMapping[str], config: ServeConfig) -> str | 
         keys = config.tenant_of_key
         tenant = keys[_known_key(headers.get("Authorization", ""), keys)]
     if config.tenant_header is not None and not tenant:
-        tenant = headers.get(config.tenant_header, "")
+        tenant = legible(headers.get(config.tenant_header, ""))
     return tenant
 
 

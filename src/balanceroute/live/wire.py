@@ -191,3 +191,16 @@ def number_of(raw: bytes) -> int:
     """Return a number for what may be long, the same for the same, never 0."""
     digest = hashlib.blake2b(raw, digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True) or 1
+
+
+def legible(value: str) -> str:
+    r"""Return a header as it can be written down and told: bytes that are no UTF-8 as ``\xe9``.
+
+    Examples
+    --------
+    >>> legible(b"caf\xe9".decode("utf-8", "surrogateescape"))
+    'caf\\xe9'
+    """
+    if value.isascii():
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
