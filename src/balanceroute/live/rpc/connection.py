@@ -229,11 +229,11 @@ class Connection(asyncio.Protocol):
             return
         if number % 2 == 0 or number <= self._last_stream:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream with a wrong number")
+        self._last_stream = number  # also if it is refused: its data may be on their way already
         if self._is_closing or len(self.calls) >= MAX_STREAMS:
             code = struct.pack(">I", ErrorCode.REFUSED_STREAM)
             self.write(frame(Kind.RST_STREAM, 0, number, code))
             return
-        self._last_stream = number
         self._open(number, opening, has_ended=bool(flags & END_STREAM))
 
     def _open(self, number: int, opening: Opening, *, has_ended: bool) -> None:
