@@ -192,6 +192,23 @@ def test_metrics_that_vanish_are_said_loudly(caplog: pytest.LogCaptureFixture) -
     run(test())
 
 
+@pytest.mark.parametrize(("old", "new"), [("} 0.0\n", "} NaN\n"), ("} 0\n", "} zero\n")])
+def test_metrics_that_are_none(old: str, new: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They count as metrics that cannot be read, and are read again once they can be."""
+
+    async def test() -> None:
+        async with serving(FakeEngine()) as engine, routing(engine) as client:
+            good = engine.metrics
+            engine.metrics = good.replace(old, new)
+            assert good != engine.metrics
+            await until(lambda: b"load_signals_up 0.0" in client.router.meters.text())
+            engine.metrics = good
+            await until(lambda: b"load_signals_up 1.0" in client.router.meters.text())
+            assert "please report" not in caplog.text
+
+    run(test())
+
+
 class Broken:
     """A policy that raises when it is first asked about three requests."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -47,7 +48,8 @@ class EngineState:
 def read_engine_states(text: str) -> dict[int, EngineState]:
     """Return what a page of metrics says of each rank, by the engine's number for it.
 
-    Empty if anything needed is missing: half a signal would look like an idle rank.
+    Empty if anything needed is missing, or is no number: half a signal would look like an idle
+    rank.
 
     Examples
     --------
@@ -61,7 +63,16 @@ def read_engine_states(text: str) -> dict[int, EngineState]:
     (3, 400)
     >>> read_engine_states('vllm:num_requests_running{engine="0"} 3.0')
     {}
+    >>> read_engine_states(text.replace("0.25", "NaN"))
+    {}
     """
+    try:
+        return _read(text)
+    except (ValueError, OverflowError):  # a line that is none of metrics, or no finite number
+        return {}
+
+
+def _read(text: str) -> dict[int, EngineState]:
     values: dict[int, dict[str, float]] = defaultdict(dict)
     lines = [line for line in text.splitlines() if line.startswith(READ)]
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
@@ -80,10 +91,13 @@ def read_engine_states(text: str) -> dict[int, EngineState]:
 
 
 def _state(values: dict[str, float]) -> EngineState:
+    kv_usage = values["kv_usage"]
+    if not math.isfinite(kv_usage):
+        raise ValueError(f"a rank's KV usage is {kv_usage}")
     return EngineState(
         num_running=int(values["num_running"]),
         num_waiting=int(values["num_waiting"]),
-        kv_usage=values["kv_usage"],
+        kv_usage=kv_usage,
         kv_tokens=int(values.get("kv_tokens", 0)),
     )
 

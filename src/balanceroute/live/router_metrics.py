@@ -41,6 +41,13 @@ def read_states(text: str) -> dict[int, EngineState]:
     """
     if OPEN not in text:
         return read_engine_states(text)
+    try:
+        return {0: _read(text)}
+    except (ValueError, OverflowError):  # a line that is none of metrics, or no finite number
+        return {}
+
+
+def _read(text: str) -> EngineState:
     sums: dict[str, float] = defaultdict(float)
     is_open: dict[str, bool] = {}
     lines = [line for line in text.splitlines() if line.startswith(READ)]
@@ -59,11 +66,10 @@ def read_states(text: str) -> dict[int, EngineState]:
         sums[sample.name] += sample.value
     if sums[KV] >= UNLIMITED_TOKENS:  # some rank has not said
         sums[KV] = 0.0
-    state = EngineState(
+    return EngineState(
         num_running=int(sums[IN_FLIGHT] + sums[FOREIGN]),
         num_waiting=int(sums[WAITING]),
         kv_usage=sums[LOAD] / sums[KV] if sums[KV] > 0 else 0.0,
         kv_tokens=int(sums[KV]),
         num_slots=int(sums[SLOTS]),
     )
-    return {0: state}

@@ -65,7 +65,10 @@ class Watch:
     async def _repeat(self, look: Callable[[], Awaitable[None]], interval: str) -> None:
         while True:
             await asyncio.sleep(getattr(self._parts.config, interval))
-            await look()
+            try:
+                await look()
+            except Exception:  # without the next look nobody would notice anything any more
+                log.exception("a look at the engines has failed inside the router; please report")
 
     async def _check_health(self) -> None:
         await asyncio.gather(*(self._check_url(url) for url in self._ranks_of))
