@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from balanceroute.live.engine_metrics import EngineState, read_engine_states
+from tests.live.fake_engine import metrics_of
 
 # A server with --dp 2 --enable-dp-attention --enable-metrics: one series per rank, and where
 # requests have priorities one per priority too, beside the sum under an empty label.
@@ -30,6 +31,16 @@ def test_ranks_are_told_apart() -> None:
         1: EngineState(num_running=7, num_waiting=0, kv_usage=0.5, kv_tokens=8000),
     }
     assert wanted == read_engine_states(METRICS)
+
+
+def test_what_begins_alike_is_something_else() -> None:
+    """Counts of a part of the requests are neither all of them nor KV tokens."""
+    labels = 'dp_rank="0",engine_type="unified",model_name="m",tp_rank="0"'
+    more = f"sglang:num_running_reqs_offline_batch{{{labels}}} 3.0\n"
+    assert read_engine_states(METRICS) == read_engine_states(METRICS + more)
+    ranks = metrics_of([(3, 5)])
+    more = 'vllm:num_requests_waiting_by_reason{engine="0",model_name="m",reason="capacity"} 5.0\n'
+    assert read_engine_states(ranks) == read_engine_states(ranks + more)
 
 
 def test_half_a_signal_is_none() -> None:

@@ -77,6 +77,8 @@ def _read(text: str) -> dict[int, EngineState]:
     lines = [line for line in text.splitlines() if line.startswith(READ)]
     for family in text_string_to_metric_families("\n".join(lines) + "\n"):
         for sample in family.samples:
+            if sample.name not in READ:  # one whose name only begins alike
+                continue
             rank = next((sample.labels[name] for name in RANK_LABELS if name in sample.labels), "0")
             if not rank.isdecimal() or sample.labels.get("priority"):
                 continue  # SGLang shows priorities one by one, beside the sum, whose label is empty
