@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from balanceroute.errors import ConfigError
+from balanceroute.live.addresses import RankAddress
 from balanceroute.live.app import running_router
 from balanceroute.live.reading import read_config
 from tests.live.fake_engine import FakeEngine, chunk, routing, run, serving, stream, until
@@ -104,6 +105,22 @@ def test_ranks_come_and_go_as_the_file_says(tmp_path: Path) -> None:
                     assert 1 == router.group.ledger.num_in_flight
                 await until(lambda: router.group.ledger.num_in_flight == 0)
                 router.group.check()
+
+    run(test())
+
+
+def test_a_rank_that_comes_has_the_limits_of_the_others() -> None:
+    """Those that the settings state; without any, those that its engine does."""
+
+    async def test() -> None:
+        async with serving(FakeEngine()) as one, serving(FakeEngine()) as two:
+            for kv_tokens, expected in ((500, 500), (None, 1600)):
+                async with routing(one, kv_tokens=kv_tokens) as client:
+                    group = client.router.group
+                    client.router.parts.add_rank(RankAddress(two.url))
+                    await client.router.watch._read_metrics()
+                    assert [expected] * 2 == group.kv_tokens.tolist()
+                    assert [4, 4] == group.num_slots.tolist()
 
     run(test())
 

@@ -222,7 +222,8 @@ class Parts:
     def add_rank(self, address: RankAddress) -> None:
         """Take a rank in; it gets requests once it has proved to be well."""
         self.addresses.append(address)
-        self.group.add_rank(num_slots=self.config.slots or FIRST_SLOTS, kv_tokens=None)
+        config = self.config
+        self.group.add_rank(num_slots=config.slots or FIRST_SLOTS, kv_tokens=config.kv_tokens)
         self.health.add(address.name)
         if self.affinity is not None:
             self.affinity.add_group()
