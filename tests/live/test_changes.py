@@ -109,6 +109,30 @@ def test_ranks_come_and_go_as_the_file_says(tmp_path: Path) -> None:
     run(test())
 
 
+def test_settings_that_are_read_again_leave_what_administrators_did() -> None:
+    """A rank that is drained stays drained, and one that was added stays; the file's own change."""
+
+    async def test() -> None:
+        async with serving(FakeEngine()) as one, serving(FakeEngine()) as two:
+            async with serving(FakeEngine()) as added, routing(one, two, barrier=False) as client:
+                parts, health = client.router.parts, client.router.health
+                health.drain(0, is_draining=True)
+                parts.add_rank(RankAddress(added.url))
+
+                def name(*engines: FakeEngine) -> list[bool]:
+                    urls = tuple(engine.url for engine in engines)
+                    parts.reload(msgspec.structs.replace(parts.config, worker_urls=urls))
+                    return list(health.is_draining)
+
+                assert [True, False, False] == name(one, two)
+                assert [True, True, False] == name(one)
+                assert [True, False, False] == name(one, two)
+                assert [True, False, False] == name(two, added)
+                assert [False, False, True] == name(one, two)  # each is named, or not, anew
+
+    run(test())
+
+
 def test_a_rank_that_comes_has_the_limits_of_the_others() -> None:
     """Those that the settings state; without any, those that its engine does."""
 

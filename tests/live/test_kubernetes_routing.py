@@ -98,13 +98,15 @@ def test_ranks_enter_drain_and_come_back(tmp_path: Path, monkeypatch: pytest.Mon
     """A stream on an endpoint that has gone comes to its end; without any, requests get 503."""
 
     async def test() -> None:
-        api, port = FakeApi(), free_port()
+        api, port, admin_port = FakeApi(), free_port(), free_port()
         async with serving(api), pods(port) as engines:
             write_kubeconfig(tmp_path / "kubeconfig", api)
             monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+            monkeypatch.setenv("BALANCEROUTE_ADMIN_TOKEN", "t")
             await api.put(POOLS, pool(port))
             arguments = ["--kubernetes-service", SERVICE, "--kubernetes-pool", POOL, "--no-barrier"]
             arguments += ["--port", "0", "--slots", "4", "--health-check-interval-secs", "0.1"]
+            arguments += ["--admin-port", str(admin_port)]
             async with (
                 started(*arguments, log=tmp_path / "log") as process,
                 aiohttp.ClientSession() as session,
@@ -112,6 +114,10 @@ def test_ranks_enter_drain_and_come_back(tmp_path: Path, monkeypatch: pytest.Mon
                 await process.said("waiting for endpoints of service vllm in namespace models")
                 await api.put(SLICES, slice_of(PODS[0], port=port))
                 await process.wait_ready()
+                policy = f"http://127.0.0.1:{admin_port}/policy"
+                token = {"Authorization": "Bearer t"}
+                async with session.post(policy, json={"policy": "fcfs"}, headers=token) as answer:
+                    assert 200 == answer.status
                 await follow_changes(api, port, engines, process, session)
 
     run(test(), LIMIT_S)
@@ -145,6 +151,8 @@ async def follow_changes(
     await settled(session, url, [True, True])
     assert 200 == (await stream_one(session, url))[0]
     assert 3 == sum(len(engine.bodies) for engine in engines)
+    async with session.get(f"{url}/metrics") as page:  # endpoints have no say in who chooses
+        assert 'balanceroute_policy_info{policy="fcfs"} 1.0' in await page.text()
     process.process.send_signal(signal.SIGTERM)
     assert 0 == await process.process.wait()
 

@@ -157,9 +157,9 @@ async def _serve(
             f"on {grpc}http://{settings.host}:{port}"
         )
         sys.stdout.flush()
-        if found is not None:
-            again = reread or partial(found.applied_to, settings)
-            found.follow(partial(reload, router.parts, again))
+        if found is not None:  # other endpoints; what else is in force stays
+            its, parts = found, router.parts
+            found.follow(lambda: reload(parts, lambda: its.applied_to(parts.config)))
         if followed is None or reread is None:
             await stop.wait()
             return

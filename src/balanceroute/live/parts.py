@@ -231,8 +231,9 @@ class Parts:
     def reload(self, config: ServeConfig) -> None:
         """Put new settings in force; no request is lost or moved by that.
 
-        Ranks that are new are taken in, and those that are not named any more are drained. A policy
-        that is new begins with what is in flight.
+        Ranks that are new are taken in, and those that are not named any more are drained; what
+        administrators have added or drained stays so. A policy that is new begins with what is in
+        flight.
 
         Raises
         ------
@@ -249,7 +250,7 @@ class Parts:
             self.group.num_slots[:] = config.slots
         if config.kv_tokens is not None and config.kv_tokens != before.kv_tokens:
             self.group.kv_tokens[:] = config.kv_tokens
-        named = config.addresses
+        was_named, named = before.addresses, config.addresses
         for address in named:
             if address not in self.addresses:
                 self.add_rank(address)
@@ -260,7 +261,8 @@ class Parts:
             shares_fate=config.barrier,
         )
         for rank, address in enumerate(self.addresses):
-            self.health.drain(rank, is_draining=address not in named)
+            if (address in named) != (address in was_named):
+                self.health.drain(rank, is_draining=address not in named)
         self.open_ranks()
 
 
