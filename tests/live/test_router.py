@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import msgspec
 import pytest
@@ -111,7 +112,7 @@ def test_requests_wait_for_a_slot_in_the_pool() -> None:
     ("field", "header", "body"),
     [
         ("header", "1", b'{"prompt":[1],"stream":false}'),
-        ("body", None, b'{"data_parallel_rank":1,"prompt":[1],"stream":false}'),
+        ("body", None, b'{"prompt":[1],"stream":false,"data_parallel_rank":1}'),
     ],
 )
 def test_ranks_behind_one_port(field: str, header: str | None, body: bytes) -> None:
@@ -127,6 +128,31 @@ def test_ranks_behind_one_port(field: str, header: str | None, body: bytes) -> N
                 await client.post(sent, headers={"X-data-parallel-rank": "0"})
                 assert header == engine.headers[0].get("X-data-parallel-rank")
                 assert body == engine.bodies[0]
+
+    run(test())
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b'{"data_parallel_rank":0,"prompt":[1]}',
+        b'{"prompt":[1],"data_parallel_rank":0}\n',
+        b'{"prompt":"}","user":{"a":[]} } \r\n',
+    ],
+)
+def test_a_rank_that_a_client_names_in_the_body_does_not_count(sent: bytes) -> None:
+    """The engine reads the router's, and the rest as it was sent."""
+
+    async def test() -> None:
+        engine = FakeEngine()
+        engine.metrics = metrics_of([(0, 0), (0, 0)])
+        async with serving(engine):
+            settings = {"intra_node_data_parallel_size": 2, "rank_field": "body"}
+            async with routing(engine, **settings) as client:
+                client.router.group.set_open(0, is_open=False)
+                assert 200 == (await client.post(sent))[0]
+                expected = json.loads(sent) | {"data_parallel_rank": 1}
+                assert expected == json.loads(engine.bodies[0])
 
     run(test())
 

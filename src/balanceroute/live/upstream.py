@@ -55,19 +55,21 @@ def answer_headers(headers: CIMultiDictProxy[str]) -> CIMultiDict[str]:
 def name_rank(address: RankAddress, field: str, headers: CIMultiDict[str], body: bytes) -> bytes:
     """Name the rank in `headers`, or in the body that is returned.
 
+    There it goes last, so that it counts, and not one that the client may have named.
+
     Examples
     --------
     >>> name_rank(RankAddress("http://a", 3), "body", CIMultiDict(), b'{"prompt":"x"}')
-    b'{"data_parallel_rank":3,"prompt":"x"}'
+    b'{"prompt":"x","data_parallel_rank":3}'
     """
     if address.rank is None or field == "none":
         return body
     if field == "header":
         headers[RANK_HEADER] = str(address.rank)
         return body
-    start = body.index(b"{") + 1
-    separator = b"" if body[start:].lstrip().startswith(b"}") else b","
-    return body[:start] + RANK_FIELD + str(address.rank).encode() + separator + body[start:]
+    end = body.rindex(b"}")
+    separator = b"" if body[:end].rstrip().endswith(b"{") else b","
+    return body[:end] + separator + RANK_FIELD + str(address.rank).encode() + body[end:]
 
 
 def open_session() -> aiohttp.ClientSession:
