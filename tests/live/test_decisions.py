@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,9 @@ from balanceroute.cli import app
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.emulator.config import EngineConfig
 from balanceroute.errors import ConfigError, LogError
+from balanceroute.live import decision_file
 from balanceroute.live.comparing import Comparison
-from balanceroute.live.decision_file import full_files, read_lines
+from balanceroute.live.decision_file import LogWriter, full_files, read_lines
 from balanceroute.live.decision_log import DecisionLog
 from balanceroute.policies import make_policy
 from tests.live.fake_engine import FakeEngine, routing, run, serving
@@ -181,6 +183,25 @@ def test_a_place_that_cannot_be_written_stops_the_start(tmp_path: Path) -> None:
     group = Virtual(EngineConfig(costs=DECODE, num_ranks=1), np.zeros((0, 2), np.int64)).group
     with pytest.raises(ConfigError, match="cannot write the decision log"):
         DecisionLog(tmp_path / "file" / "log", group=group, max_bytes=1, max_files=0, costs=None)
+
+
+def test_a_log_that_falls_behind_ends_and_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says so; what had been handed over is in it, and the router's end is not held up."""
+    monkeypatch.setattr(decision_file, "MAX_QUEUED", 1)
+    path = tmp_path / "log"
+    writer = LogWriter(path, max_bytes=1 << 30, max_files=0, num_ranks=1, costs=None)
+    while not writer.has_failed:
+        writer.write({"n": 0})
+    closing = threading.Thread(target=writer.close, daemon=True)
+    closing.start()
+    closing.join(30.0)
+    assert not closing.is_alive()
+    assert "ends here: 1 lines wait to be written" in caplog.text
+    header, *lines = read_lines(path)
+    assert b'"decisions"' in header
+    assert {b'{"n":0}'} == set(lines)
 
 
 def test_a_request_takes_few_bytes(tmp_path: Path) -> None:

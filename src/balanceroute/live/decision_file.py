@@ -105,6 +105,9 @@ class LogWriter:
             try:
                 line = self._queue.get(timeout=FLUSH_S)
             except queue.Empty:
+                if self.has_failed:  # nobody writes any more, nor tells this to end
+                    self._end()
+                    return
                 self._flush()
                 continue
             if line is None:
