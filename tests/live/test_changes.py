@@ -44,6 +44,27 @@ def test_the_administrators_port_asks_for_its_token() -> None:
     run(test())
 
 
+def test_another_token_of_the_administrators() -> None:
+    """Once it is in force the one before is worth nothing; nor are bytes that are no text."""
+
+    async def test() -> None:
+        port = free_port()
+        async with serving(FakeEngine()) as engine:
+            async with routing(engine, admin_port=port, admin_token="x") as client:  # noqa: S106
+                parts = client.router.parts
+                parts.reload(msgspec.structs.replace(parts.config, admin_token="é"))  # noqa: S106
+                found = []
+                for token in (b"x", b"\xff", "é".encode()):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    head = b"GET /workers HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                    writer.write(head + b"Authorization: Bearer " + token + b"\r\n\r\n")
+                    found.append((await reader.read()).split()[1])
+                    writer.close()
+                assert [b"401", b"401", b"200"] == found
+
+    run(test())
+
+
 def test_a_rank_is_drained_without_losing_a_stream() -> None:
     """What runs there goes on; new requests go elsewhere; it may come back."""
     go_on = asyncio.Event()
@@ -149,14 +170,18 @@ def test_a_rank_that_comes_has_the_limits_of_the_others() -> None:
     run(test())
 
 
-def test_what_a_running_router_cannot_change() -> None:
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("port", 1234), ("settle_secs", 0.01), ("prefill_time", 1e-5), ("mixed_step_time", 1e-3)],
+)
+def test_what_a_running_router_cannot_change(name: str, value: object) -> None:
     """It says so, and stays as it is."""
 
     async def test() -> None:
         async with serving(FakeEngine()) as engine, routing(engine) as client:
             before = client.router.parts.config
-            other = read_config(None, {"worker_urls": [engine.url], "port": 1234})
-            with pytest.raises(ConfigError, match="port cannot change while the router runs"):
+            other = msgspec.structs.replace(before, **{name: value})
+            with pytest.raises(ConfigError, match=f"{name} cannot change while the router runs"):
                 client.router.parts.reload(other)
             assert before is client.router.parts.config
 

@@ -55,7 +55,6 @@ class Admin:
         self, parts: Parts, reread: Callable[[], ServeConfig] | None, dashboard: Dashboard
     ) -> None:
         self._parts, self._reread, self._dashboard = parts, reread, dashboard
-        self._token = parts.config.admin_token.encode()
 
     def app(self) -> web.Application:
         """Return the application to serve."""
@@ -74,10 +73,11 @@ class Admin:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        shown = request.headers.get("Authorization", "").removeprefix("Bearer ").encode()
+        shown = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        token = self._parts.config.admin_token
         try:
             is_open = request.method == "GET" and request.path in FILES  # there is nothing in them
-            if not is_open and not hmac.compare_digest(shown, self._token):
+            if not is_open and not hmac.compare_digest(_bytes(shown), _bytes(token)):
                 raise Refusal(401, "the administrators' token is needed", "unauthorized")
             return await handler(request)
         except Refusal as refusal:
@@ -136,6 +136,10 @@ class Admin:
         if not (text.isdecimal() and int(text) < num_ranks):
             raise Refusal(404, f"rank must be in 0..{num_ranks - 1}, got {text!r}", "bad_rank")
         return int(text)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def workers(parts: Parts) -> dict[str, object]:
