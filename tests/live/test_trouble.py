@@ -258,6 +258,29 @@ def test_a_stream_whose_end_is_not_read_frees_its_slot() -> None:
     run(timed())
 
 
+@pytest.mark.parametrize("last", [DONE, b'data: {"error": {"message": "no", "code": 500}}\n\n'])
+def test_a_connection_that_breaks_behind_the_end_of_a_stream(last: bytes) -> None:
+    """The answer is complete, or has its error: nothing follows it, and no rank is to blame."""
+
+    async def script(engine: FakeEngine, request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(chunk() + last)
+        assert request.transport is not None
+        request.transport.close()
+        return answer
+
+    async def test() -> None:
+        async with serving(FakeEngine(script)) as engine:
+            async with routing(engine, health_failure_threshold=1) as client:
+                status, body, _ = await client.post({"prompt": [1], "stream": True})
+                assert (200, chunk() + last) == (status, body)
+                assert all(client.router.health.is_open)
+                client.expect_nothing_left()
+
+    run(test())
+
+
 def test_tokens_after_the_end_of_a_stream() -> None:
     """They are passed on, and change no account."""
 

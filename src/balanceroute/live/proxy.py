@@ -218,6 +218,7 @@ class Proxy:
         answer = web.StreamResponse(status=upstream.status, headers=headers)
         await answer.prepare(call.request)
         call.answer, call.meter, events = answer, meter, WholeEvents()
+        broken: Exception | None = None
         try:
             while data := await read():
                 self._booking.grow(ticket, meter.feed(data))
@@ -228,10 +229,11 @@ class Proxy:
         except (aiohttp.ClientError, OSError) as error:
             if has_left(call.request):
                 return answer
-            return await self._cut(call, f"{type(error).__name__}: {error}", error)
+            broken = error
         if not meter.is_done and not meter.has_failed:
-            return await self._cut(call, "it ended before it was complete", None)
-        await answer.write(events.rest)
+            return await self._cut(call, broken)
+        if broken is None:
+            await answer.write(events.rest)
         await answer.write_eof()
         return answer
 
@@ -245,9 +247,11 @@ class Proxy:
             call.ticket, meter.usage, call.facts, has_completed=not meter.has_failed
         )
 
-    async def _cut(self, call: Call, what: str, error: BaseException | None) -> web.StreamResponse:
+    async def _cut(self, call: Call, error: Exception | None) -> web.StreamResponse:
         """End a stream that its rank has broken off."""
-        rank = call.ticket.rank
+        rank, what = call.ticket.rank, "it ended before it was complete"
+        if error is not None:
+            what = f"{type(error).__name__}: {error}"
         self._parts.health.fail(rank, what)
         message = f"{self._parts.addresses[rank].name} broke off this stream: {what}"
         return await self._break_off(call, Refusal(502, message, "upstream_broken"), error)
