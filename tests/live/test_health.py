@@ -105,6 +105,22 @@ def test_a_rank_that_says_it_is_well_and_fails_every_request() -> None:
     run(test())
 
 
+def test_a_rank_that_fails_every_request_where_none_is_tried_again() -> None:
+    """It is closed as well, or the least loaded rank would be the one that serves nobody."""
+
+    async def test() -> None:
+        async with serving(FakeEngine(refuse)) as bad, serving(FakeEngine()) as good:
+            terms = {"barrier": False, "health_check_interval_secs": 60.0}
+            async with routing(bad, good, retry_max_attempts=1, **terms) as client:
+                statuses = [(await client.post())[0] for _ in range(20)]
+                assert [False, True] == client.router.health.is_open
+                assert 2 == len(bad.bodies) == statuses.count(500)
+                assert 18 == statuses.count(200)
+                client.expect_nothing_left()
+
+    run(test())
+
+
 def test_a_request_that_engines_choke_on_does_not_close_a_group() -> None:
     """Not by itself, with its retries; an engine that answers nothing else does."""
     for shares_fate, num_needed in ((False, 2), (True, 20)):

@@ -172,10 +172,13 @@ class Proxy:
                 raise Refusal(502, message, "upstream_unreachable") from error
             return None
         try:
-            if upstream.status in RETRIED and not is_last:
-                if upstream.status >= 500:  # the server's fault
+            if upstream.status in RETRIED:
+                # The server's fault; the last of several tries may be the request's own.
+                is_only = self._parts.config.retry_max_attempts == 1
+                if upstream.status >= 500 and (is_only or not is_last):
                     self._parts.health.fail(rank, f"HTTP {upstream.status}", has_answered=True)
-                return None
+                if not is_last:
+                    return None
             if upstream.content_type == EVENT_STREAM:
                 return await self._stream(call, upstream)
             return await self._whole(call, upstream, is_last=is_last)
