@@ -61,8 +61,8 @@ def test_a_prompt_of_another_length() -> None:
     assert [90, 0] == [int(ledger.ranks[name][0]) for name in ("due_tokens", "load_tokens")]
     ledger.start(handle)
     ledger.prefill(handle, 40)
-    with pytest.raises(ConfigError, match="prompt_tokens must be at least 40, got 39"):
-        resize(ledger, handle, 39)
+    with pytest.raises(ConfigError, match="prompt_tokens must be at least 1, got 0"):
+        resize(ledger, handle, 0)
     resize(ledger, handle, 60)
     assert [20, 40] == [int(ledger.ranks[name][0]) for name in ("due_tokens", "load_tokens")]
     observe(ledger, handle, 3)
@@ -70,6 +70,22 @@ def test_a_prompt_of_another_length() -> None:
     assert 53 == load(ledger)
     ledger.finish(handle)
     assert 0 == load(ledger)
+
+
+def test_a_prompt_that_was_computed_further_than_it_is_long() -> None:
+    """It is resident, and so is each token that comes."""
+    for prompt_tokens in (40, 39, 1):
+        ledger = Ledger(num_ranks=1)
+        handle = ledger.send(rank=0, prompt_tokens=100)
+        ledger.start(handle)
+        ledger.prefill(handle, 40)
+        resize(ledger, handle, prompt_tokens)
+        assert prompt_tokens == load(ledger)
+        assert 0 == ledger.ranks["due_tokens"][0]
+        observe(ledger, handle, 2)
+        assert prompt_tokens + 2 == load(ledger)
+        ledger.finish(handle)
+        assert 0 == load(ledger)
 
 
 def test_one_more_rank() -> None:

@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 import pytest
 
+from balanceroute.cluster.costs import StepCosts
 from balanceroute.live.decision_api.client import DecisionClient, DecisionError
 from balanceroute.live.decision_api.definition import Decision, SelectRequest
 from tests.live.fake_engine import Client, FakeEngine, routing, run, serving, until
@@ -113,6 +114,28 @@ def test_a_lease_that_is_over() -> None:
             await client.finish(spoken.id, 6)
             with pytest.raises(DecisionError, match="404"):  # an end is told once
                 await client.finish(spoken.id, 6)
+            router.expect_nothing_left()
+
+    run(test())
+
+
+def test_a_prompt_that_turns_out_shorter_while_it_is_computed() -> None:
+    """What the gateway says of it is booked, though more of it was taken for resident by then."""
+    costs = StepCosts(constant_s=0.01, s_per_token=1e-7, budget_tokens=512)
+
+    async def test() -> None:
+        settings = {"policy": "fcfs", "costs": costs, "kv_tokens": 1 << 20}
+        async with deciding(1, **settings) as (router, client):
+            running = await client.select(SelectRequest(prompt_tokens=10))
+            held = await client.select(SelectRequest(prompt_tokens=2000))
+            for num_tokens in range(1, 5):
+                await client.progress(running.id, num_tokens)
+            ranks = router.router.group.ledger.ranks
+            assert 0 < ranks["due_tokens"][0] <= 2000 - 511
+            await client.progress(held.id, 0, prompt_tokens=300)
+            assert (300 + 10 + 4, 0) == (ranks["load_tokens"][0], ranks["due_tokens"][0])
+            await client.finish(held.id, 7)
+            await client.finish(running.id, 5)
             router.expect_nothing_left()
 
     run(test())

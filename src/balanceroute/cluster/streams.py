@@ -56,12 +56,13 @@ def settle(ledger: Ledger, handle: int, output_tokens: int) -> None:
 def resize(ledger: Ledger, handle: int, prompt_tokens: int) -> None:
     """Book that a prompt has another length than was said when it was sent.
 
-    While it is being computed it cannot get shorter than what is resident of it.
+    One that is shorter than what was booked of it while it was computed is resident.
     """
     ledger.expect(handle, kernels.WAITING, kernels.PREFILLING, kernels.DECODING)
+    if prompt_tokens < 1:
+        raise ConfigError(f"prompt_tokens must be at least 1, got {prompt_tokens}")
     entry = ledger.accounts.entries[handle]
-    is_computing = entry["state"] != kernels.DECODING
-    least = max(1, int(entry["prompt_tokens"] - entry["due_tokens"]) if is_computing else 1)
-    if prompt_tokens < least:
-        raise ConfigError(f"prompt_tokens must be at least {least}, got {prompt_tokens}")
+    is_computing = entry["state"] == kernels.PREFILLING
+    if is_computing and prompt_tokens <= entry["prompt_tokens"] - entry["due_tokens"]:
+        streams.settle(ledger.accounts, handle, 0)
     streams.resize(ledger.accounts, handle, prompt_tokens)
