@@ -85,6 +85,35 @@ def test_nothing_is_foretold_before_anything_is_known() -> None:
     assert pair.gain_ratio is None
 
 
+def test_ends_of_what_is_not_known_change_nothing() -> None:
+    """Of requests that came before the shadow, and second ends of those that were sent again."""
+    alone, told_more = (
+        Pair("fcfs", "fcfs", 0, num_ranks=1, num_slots=2, costs=DECODE) for _ in range(2)
+    )
+
+    def end(pair: Pair, numbers: range) -> None:
+        for number in numbers:
+            ticket = Ticket(prompt_tokens=100)
+            ticket.number, ticket.output_tokens = number, 3
+            pair.note_end(ticket)
+        for _ in range(20):
+            pair.advance()
+
+    for pair in (alone, told_more):
+        for number in range(10):
+            ticket = Ticket(prompt_tokens=100)
+            ticket.number = number
+            pair.note_arrival(ticket)
+        end(pair, range(5))
+    end(told_more, range(100, 140))
+    end(told_more, range(5))
+    for num_ended in (0, 10):  # as many are in flight as have ended, and then none is
+        end(alone, range(5, num_ended))
+        end(told_more, range(5, num_ended))
+        assert num_ended == alone.present.num_completed == told_more.present.num_completed
+        assert alone.present.sums == told_more.present.sums
+
+
 def test_a_twin_of_one_rank_takes_the_time_that_its_steps_take() -> None:
     """One request of 100 and 3 tokens: its prompt in one step, then two more steps."""
     costs = StepCosts(constant_s=1.0, s_per_token=0.01)

@@ -48,13 +48,14 @@ class Pair:
             is_immediate=is_immediate,
         )
         self.other = Twin(other, seed, num_ranks=num_ranks, num_slots=num_slots, costs=costs)
-        self._num_in_flight = self._num_ended = 0
+        self._in_flight: set[int] = set()
+        self._num_ended = 0
         self._warmup = num_ranks * num_slots
         self._began: dict[Twin, Sums] = {}
 
     def note_arrival(self, ticket: Ticket) -> None:
         """Note a request that is new."""
-        self._num_in_flight += 1
+        self._in_flight.add(ticket.number)
         for twin in (self.present, self.other):
             copied = Ticket(
                 prompt_tokens=ticket.prompt_tokens,
@@ -66,8 +67,13 @@ class Pair:
             twin.arrive(ticket.number, self._num_ended, copied)
 
     def note_end(self, ticket: Ticket) -> None:
-        """Note how many tokens a request has given that has left."""
-        self._num_in_flight -= 1
+        """Note how many tokens a request has given that has left, unless nothing is known of it.
+
+        It may have come before, or have left a rank before, to be sent to another.
+        """
+        if ticket.number not in self._in_flight:
+            return
+        self._in_flight.remove(ticket.number)
         self._num_ended += 1
         for twin in (self.present, self.other):
             twin.learn(ticket.number, max(1, ticket.output_tokens))
@@ -75,7 +81,7 @@ class Pair:
     def advance(self) -> None:
         """Let both twins follow."""
         for twin in (self.present, self.other):
-            twin.advance(self._num_ended - self._num_in_flight, MAX_STEPS)
+            twin.advance(self._num_ended - len(self._in_flight), MAX_STEPS)
             if twin not in self._began and twin.num_completed >= self._warmup:
                 self._began[twin] = replace(twin.sums)
 
