@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -19,10 +20,16 @@ HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n" % l
 
 @contextlib.asynccontextmanager
 async def connected(
-    client: Client,
+    client: Client, buffer_bytes: int | None = None
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Connect to the router without a client's library."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", int(client.url.rsplit(":", 1)[1]))
+    its = socket.socket()
+    if buffer_bytes is not None:
+        its.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
+    its.setblocking(False)
+    address = ("127.0.0.1", int(client.url.rsplit(":", 1)[1]))
+    await asyncio.get_running_loop().sock_connect(its, address)
+    reader, writer = await asyncio.open_connection(sock=its)
     try:
         yield reader, writer
     finally:
@@ -135,22 +142,25 @@ def test_a_client_that_does_not_read() -> None:
 
 def test_a_client_that_reads_slowly_but_does() -> None:
     """Nothing happens to it, however long its answer takes in all."""
-    size = 8 << 20
+    size, stall_s = 16 << 20, 1.0
 
     async def big(engine: FakeEngine, request: web.Request) -> web.StreamResponse:
         return web.Response(body=b"x" * size)
 
     async def test() -> None:
         async with serving(FakeEngine(big)) as engine:
-            async with routing(engine, stall_timeout_secs=0.3) as client:
-                async with connected(client) as (reader, writer):
+            async with routing(engine, stall_timeout_secs=stall_s) as client:
+                async with connected(client, buffer_bytes=1 << 16) as (reader, writer):
                     writer.write(HEAD + b"\r\n" + BODY)
                     await reader.readuntil(b"\r\n\r\n")
-                    num_read = 0
-                    while num_read < size:
-                        num_read += len(await reader.read(size // 8))
-                        await asyncio.sleep(0.02)
+                    num_read, began_s = 0, time.monotonic()
+                    while data := await reader.read(1 << 16):
+                        num_read += len(data)
+                        if num_read == size:
+                            break
+                        await asyncio.sleep(0.01)
                     assert size == num_read
+                    assert time.monotonic() - began_s > 2 * stall_s
                     assert 0.0 == slow_clients(client, "answer")
 
     run(test())

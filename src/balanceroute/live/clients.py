@@ -112,8 +112,7 @@ class Connection(web.RequestHandler):
     def pause_writing(self) -> None:
         """Take note that the client has more to read than there is room for."""
         super().pause_writing()
-        limit_s = self._settings().stall_timeout_secs
-        self._stalled = asyncio.get_running_loop().call_later(limit_s, self._give_up)
+        self._expect_reading()
 
     def resume_writing(self) -> None:
         """Take note that it has read on."""
@@ -121,6 +120,15 @@ class Connection(web.RequestHandler):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+    def _expect_reading(self) -> None:
+        limit_s, num_left = self._settings().stall_timeout_secs, self._num_unread
+        self._stalled = asyncio.get_running_loop().call_later(limit_s, self._give_up, num_left)
+
+    @property
+    def _num_unread(self) -> int:
+        """Return how many bytes are left to be sent, beyond what the system has taken."""
+        return self.transport.get_write_buffer_size() if self.transport is not None else 0
 
     def _expect_headers(self) -> None:
         limit_s = self._settings().header_timeout_secs
@@ -134,12 +142,16 @@ class Connection(web.RequestHandler):
             self.transport.write(_late_headers(limit_s))
         self.force_close()
 
-    def _give_up(self) -> None:
-        """Drop the client, by which its request is aborted, on the engine too."""
+    def _give_up(self, num_before: int) -> None:
+        """Drop the client unless it reads; by that its request is aborted, on the engine too."""
         self._stalled = None
-        if self.transport is not None:
-            self._slow.labels(ANSWER).inc()
-            self.transport.abort()
+        if self.transport is None:
+            return
+        if self._num_unread < num_before:  # an answer in one piece may take it a while
+            self._expect_reading()
+            return
+        self._slow.labels(ANSWER).inc()
+        self.transport.abort()
 
     def _stop_timers(self) -> None:
         for timer in (self._due, self._stalled):
