@@ -37,6 +37,25 @@ def test_a_prompt_is_computed_first_and_fetched_by_its_rank() -> None:
     run(test())
 
 
+def test_a_body_that_cannot_be_read_in_full() -> None:
+    """It is the client's fault, and no server is taken to compute its prompt for ever."""
+
+    async def test() -> None:
+        async with serving(FakeEngine(prefill)) as tier, serving(FakeEngine()) as engine:
+            async with routing(engine, prefill_urls=[tier.url]) as client:
+                for part in (b'"\xff"', b"1e999"):
+                    status, body, _ = await client.post(b'{"prompt": [1], "unknown": %b}' % part)
+                    assert 400 == status
+                    assert b"the body is not JSON" in body
+                parts = client.router.parts
+                assert parts.prefill is not None
+                assert [0] == [server.due_tokens for server in parts.prefill.servers]
+                assert ([], []) == (tier.bodies, engine.bodies)
+                client.expect_nothing_left()
+
+    run(test())
+
+
 def test_prompts_go_to_the_server_with_the_least_to_do() -> None:
     """Two long prompts do not meet."""
 

@@ -159,10 +159,10 @@ class PrefillTier:
         prompt_tokens: int,
     ) -> tuple[bytes | None, str]:
         """Return a server's answer, or why there is none."""
-        server.due_tokens += prompt_tokens
-        server.new_tokens += prompt_tokens
         address, headers = server.address, headers.copy()
         probe = name_rank(address, self._rank_field, headers, _probe(body))
+        server.due_tokens += prompt_tokens
+        server.new_tokens += prompt_tokens
         try:
             async with self._session.post(
                 address.url + path, data=probe, headers=headers
@@ -228,7 +228,11 @@ class PrefillTier:
 
 def _probe(body: bytes) -> bytes:
     """Return the request that computes a prompt and one token."""
-    request: dict[str, Any] = msgspec.json.decode(body)
+    try:
+        request: dict[str, Any] = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        # In a part that routing does not read; an engine would say the same.
+        raise Refusal(400, f"the body is not JSON: {error}", "bad_body") from error
     for name in LEFT_OUT:
         request.pop(name, None)
     return msgspec.json.encode(request | {"max_tokens": 1, "stream": False, PARAMS: ASK})
