@@ -169,6 +169,8 @@ def test_a_client_may_choose_a_rank_where_that_is_allowed() -> None:
                 status, body, _ = await client.post(headers={"X-data-parallel-rank": "2"})
                 assert 400 == status
                 assert b"must be in 0..1, got '2'" in body
+                status, _, _ = await client.post(headers={"X-data-parallel-rank": "1" * 5000})
+                assert 400 == status
 
     run(test())
 

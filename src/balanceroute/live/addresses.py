@@ -76,6 +76,18 @@ def rank_addresses(urls: Sequence[str], *, ranks_per_url: int = 1) -> list[RankA
     return addresses
 
 
+def is_rank(text: str, num_ranks: int) -> bool:
+    """Tell whether a text is the number of one of so many ranks.
+
+    Examples
+    --------
+    >>> is_rank("1", 2), is_rank("2", 2), is_rank("-1", 2), is_rank(5000 * "1", 2)
+    (True, False, False, False)
+    """
+    # Of thousands of digits Python makes no number.
+    return text.isdecimal() and len(text) < 10 and int(text) < num_ranks
+
+
 def _hidden(text: str) -> str:
     """Return a URL without what stands before its host."""
     scheme, mark, _ = text.partition("://")

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from balanceroute.errors import BalanceRouteError, ConfigError
-from balanceroute.live.addresses import rank_addresses
+from balanceroute.live.addresses import is_rank, rank_addresses
 from balanceroute.live.answers import Refusal, json_response
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.dashboard import EVENTS_PATH, FILES, Dashboard, show_file
@@ -133,7 +133,7 @@ class Admin:
 
     def _rank(self, request: web.Request) -> int:
         text, num_ranks = request.match_info["rank"], len(self._parts.addresses)
-        if not (text.isdecimal() and int(text) < num_ranks):
+        if not is_rank(text, num_ranks):
             raise Refusal(404, f"rank must be in 0..{num_ranks - 1}, got {text!r}", "bad_rank")
         return int(text)
 

@@ -12,6 +12,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
+from balanceroute.live.addresses import is_rank
 from balanceroute.live.affinity import session_of
 from balanceroute.live.answers import Refusal
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
@@ -284,7 +285,7 @@ class Proxy:
         if text is None or not self._parts.config.allows_rank_header:
             return -1
         num_ranks = len(self._parts.addresses)
-        if not (text.isdecimal() and int(text) < num_ranks):
+        if not is_rank(text, num_ranks):
             message = f"{RANK_HEADER} must be in 0..{num_ranks - 1}, got {text!r}"
             raise Refusal(400, message, "bad_rank")
         return int(text)
