@@ -35,6 +35,8 @@ NOT_RETURNED = HOP_BY_HOP | {"content-length", "date", "server"}
 # The engine's own key would not be the router's.
 SECRETS = frozenset({"authorization", "x-api-key"})
 CONNECT_TIMEOUT_S = 5.0
+# Engines close connections that are idle for 5 s, and a request that meets that has failed.
+IDLE_S = 4.0
 
 
 def request_headers(headers: CIMultiDictProxy[str], *, keeps_secrets: bool) -> CIMultiDict[str]:
@@ -75,7 +77,7 @@ def name_rank(address: RankAddress, field: str, headers: CIMultiDict[str], body:
 def open_session() -> aiohttp.ClientSession:
     """Return a client that passes bytes on as they are and keeps connections open."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
+        connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60, keepalive_timeout=IDLE_S),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
