@@ -11,6 +11,7 @@ import pytest
 
 from balanceroute.errors import ConfigError
 from balanceroute.ray_serve import desk as desks
+from balanceroute.ray_serve.calls import CallMeter
 from tests.live.fake_engine import run, until
 from tests.ray_serve.driving import Serve
 from tests.ray_serve.stand_in import ReplicaID, router_module
@@ -72,6 +73,12 @@ def test_a_stream_is_counted_as_it_is_read(module: Any) -> None:
         assert [(40, 2, 1)] * 2 == of_each.tolist()
 
     run(test())
+
+
+def test_half_a_character_is_a_piece_as_well() -> None:
+    """Whatever a replica yields, reading it does not fail because it is counted."""
+    meter = CallMeter()
+    assert [1, 1] == [meter.feed("\ud83d"), meter.feed(["\ude00"])]
 
 
 def test_one_whose_end_nobody_reads_does_not_stay(module: Any) -> None:

@@ -102,7 +102,7 @@ class CallMeter:
         if isinstance(piece, list | tuple):
             return sum(map(self.feed, piece))
         if isinstance(piece, str):
-            piece = piece.encode()
+            piece = piece.encode("utf-8", "surrogatepass")  # a replica may yield half a character
         if not isinstance(piece, bytes):
             return 1
         if self._events is None:
