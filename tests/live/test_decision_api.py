@@ -269,6 +269,7 @@ def test_grpc_with_other_peoples_client() -> None:
                 for fields, method, code in [
                     ({}, "Select", grpc.StatusCode.INVALID_ARGUMENT),
                     ({"prompt_tokens": -1}, "Select", grpc.StatusCode.INVALID_ARGUMENT),
+                    ({}, "Release", grpc.StatusCode.INVALID_ARGUMENT),  # of nothing
                     ({}, "Nothing", grpc.StatusCode.UNIMPLEMENTED),
                 ]:
                     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -28,7 +28,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     `numbers` gives each field its number on the wire. Types are int, float, bool, str, bytes, other
     messages, and tuples of str, bytes and messages; a message that may be absent is ``X | None``.
-    Every field has a default, which is not sent.
+    A field's default is not sent; one without any has to be.
     """
 
     numbers: ClassVar[dict[str, int]] = {}
@@ -106,7 +106,10 @@ class Codec(Generic[M]):
         for name, value in values.items():
             if isinstance(value, list):
                 values[name] = tuple(value)
-        return self._type(**values)
+        try:
+            return self._type(**values)
+        except TypeError as error:  # one without a default, which an empty text is not sent as
+            raise BadMessage(str(error)) from error
 
 
 def _fields(message_type: type[Message]) -> Iterator[Field]:
