@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from balanceroute.cli.logs import set_up_logging
+from balanceroute.cli.serving import in_url
 from balanceroute.cli.simulate import option
 
 if TYPE_CHECKING:
@@ -80,10 +81,11 @@ def _announce(start: Start, supervisor: Supervisor) -> None:
     settings = start.in_force.config
     if start.file is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, supervisor.reload)
-    grpc = f"grpc://{settings.host}:{supervisor.grpc_port} and " if supervisor.grpc_port else ""
+    host = in_url(settings.host)
+    grpc = f"grpc://{host}:{supervisor.grpc_port} and " if supervisor.grpc_port else ""
     typer.echo(
         f"balanceroute: {settings.policy} in front of {len(settings.addresses)} ranks, "
-        f"{settings.processes} data planes, on {grpc}http://{settings.host}:{supervisor.port}"
+        f"{settings.processes} data planes, on {grpc}http://{host}:{supervisor.port}"
     )
     sys.stdout.flush()
 

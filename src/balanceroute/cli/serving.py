@@ -151,10 +151,11 @@ async def _serve(
     async with running_router(settings, costs, reread, is_picker=is_picker) as (router, port):
         if reread is not None and hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, reload, router.parts, reread)
-        grpc = f"grpc://{settings.host}:{router.grpc_port} and " if router.grpc_port else ""
+        host = in_url(settings.host)
+        grpc = f"grpc://{host}:{router.grpc_port} and " if router.grpc_port else ""
         typer.echo(
             f"balanceroute: {settings.policy} in front of {router.group.num_ranks} ranks "
-            f"on {grpc}http://{settings.host}:{port}"
+            f"on {grpc}http://{host}:{port}"
         )
         sys.stdout.flush()
         if found is not None:  # other endpoints; what else is in force stays
@@ -166,6 +167,17 @@ async def _serve(
         following = asyncio.create_task(follow(followed, partial(reload, router.parts, reread)))
         await stop.wait()
         following.cancel()
+
+
+def in_url(host: str) -> str:
+    """Return a host as it is written in a URL.
+
+    Examples
+    --------
+    >>> in_url("10.0.0.1"), in_url("::1")
+    ('10.0.0.1', '[::1]')
+    """
+    return f"[{host}]" if ":" in host else host
 
 
 def say_what_comes(settings: ServeConfig) -> None:
