@@ -33,3 +33,22 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(
 
     run(test())
     assert num_connections == len(seen)
+
+
+def test_what_several_requests_share_is_no_id_of_a_request() -> None:
+    """An engine may refuse an id twice; those of traces and correlations are just passed on."""
+
+    async def test() -> None:
+        async with serving(FakeEngine()) as engine, routing(engine) as client:
+            shared = {"X-Correlation-Id": "a", "X-Trace-Id": "b"}
+            own_ids: list[dict[str, str]] = [{}, {}, {"Request-Id": "c"}, {"X-Request-Id": "d"}]
+            for own in own_ids:
+                assert 200 == (await client.post(headers=shared | own))[0]
+            ids = [headers["X-Request-Id"] for headers in engine.headers]
+            assert ["c", "d"] == ids[2:]
+            assert 4 == len({*ids, "a", "b"}) - 2
+            assert {("a", "b")} == {
+                (headers["X-Correlation-Id"], headers["X-Trace-Id"]) for headers in engine.headers
+            }
+
+    run(test())

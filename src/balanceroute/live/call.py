@@ -12,7 +12,8 @@ from balanceroute.live.tokens import TokenMeter
 from balanceroute.live.wire import RequestFacts
 
 REQUEST_ID = "X-Request-Id"
-REQUEST_ID_ALIASES = ("x-request-id", "x-correlation-id", "x-trace-id", "request-id")
+# Not those of traces or correlations, which several requests share: engines refuse an id twice.
+REQUEST_ID_ALIASES = ("x-request-id", "request-id")
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
