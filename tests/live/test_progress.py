@@ -16,12 +16,12 @@ BUDGET = 64
 COSTS = StepCosts(constant_s=0.01, s_per_token=1e-7, prefill_s_per_token=2e-5, budget_tokens=BUDGET)
 
 
-def virtual(seed: int, *, policy: str, **settings: int) -> Virtual:
+def virtual(seed: int, *, policy: str, stream_interval: int = 1) -> Virtual:
     """Return four ranks of six slots, with prompts of up to eight chunks."""
     rng = np.random.default_rng(seed)
     lengths = np.column_stack([rng.integers(1, 8 * BUDGET, 300), rng.geometric(0.02, 300)])
     config = EngineConfig(costs=COSTS, num_ranks=4, num_slots=6, block_size=1)
-    return Virtual(config, lengths, policy=policy, **settings)
+    return Virtual(config, lengths, policy=policy, stream_interval=stream_interval)
 
 
 @pytest.mark.parametrize("policy", ["br_auto", "least_tokens"])
