@@ -15,6 +15,7 @@ from prometheus_client import Counter
 from balanceroute.live.answers import JSON, Refusal, error_body
 from balanceroute.live.carrying import Carrying
 from balanceroute.live.config import ServeConfig
+from balanceroute.live.deadlines import Deadline, Deadlines
 
 HEADERS, BODY, ANSWER = "headers", "body", "answer"  # what a client may be too slow with
 LAST_WORDS_S = 1.0  # to write why an answer ends
@@ -53,11 +54,22 @@ class Connection(web.RequestHandler):
         Returns the settings in force.
     slow : Counter
         Of slow clients, by what they were slow with.
+    deadlines : Deadlines
+        Of all connections.
     options
         As of `aiohttp.web.RequestHandler`.
     """
 
-    __slots__ = ("_due", "_has_begun", "_payload", "_settings", "_slow", "_stalled", "is_busy")
+    __slots__ = (
+        "_deadlines",
+        "_due",
+        "_has_begun",
+        "_payload",
+        "_settings",
+        "_slow",
+        "_stalled",
+        "is_busy",
+    )
 
     def __init__(
         self,
@@ -65,11 +77,12 @@ class Connection(web.RequestHandler):
         *,
         settings: Callable[[], ServeConfig],
         slow: Counter,
+        deadlines: Deadlines,
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
-        self._settings, self._slow = settings, slow
-        self._due: asyncio.TimerHandle | None = None  # when the headers must be complete
+        self._settings, self._slow, self._deadlines = settings, slow, deadlines
+        self._due: Deadline | None = None  # when the headers must be complete
         self._stalled: asyncio.TimerHandle | None = None  # when it must have read something
         self._payload: Any = None
         self._has_begun = False
@@ -132,7 +145,7 @@ class Connection(web.RequestHandler):
 
     def _expect_headers(self) -> None:
         limit_s = self._settings().header_timeout_secs
-        self._due = asyncio.get_running_loop().call_later(limit_s, self._refuse, limit_s)
+        self._due = self._deadlines.expect(limit_s, partial(self._refuse, limit_s))
 
     def _refuse(self, limit_s: float) -> None:
         """End a connection whose headers do not come; there is no request to answer yet."""
@@ -154,9 +167,9 @@ class Connection(web.RequestHandler):
         self.transport.abort()
 
     def _stop_timers(self) -> None:
-        for timer in (self._due, self._stalled):
-            if timer is not None:
-                timer.cancel()
+        for waited_for in (self._due, self._stalled):
+            if waited_for is not None:
+                waited_for.cancel()
         self._due = self._stalled = None
 
 
@@ -182,6 +195,7 @@ class ClientServer(web.Server):
             self,
             settings=lambda: parts.config,
             slow=parts.counters.slow_clients,
+            deadlines=Deadlines(),
             loop=asyncio.get_running_loop(),
             access_log=None,
             max_line_size=config.max_header_bytes,

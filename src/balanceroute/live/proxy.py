@@ -18,6 +18,7 @@ from balanceroute.live.answers import Refusal
 from balanceroute.live.call import REQUEST_ID, Call, request_id_of
 from balanceroute.live.carrying import Bookings, Carrying
 from balanceroute.live.clients import read_body
+from balanceroute.live.deadlines import Deadlines
 from balanceroute.live.endings import has_left, refusal_of
 from balanceroute.live.events import EVENT_STREAM, WholeEvents, error_event
 from balanceroute.live.tenants import tenant_of
@@ -50,7 +51,7 @@ class Proxy:
 
     def __init__(self, parts: Carrying, booking: Bookings, tracing: Tracing | None = None) -> None:
         self._parts, self._booking = parts, booking
-        self._rate = EventRate()
+        self._rate, self._deadlines = EventRate(), Deadlines()
         self._instance, self._numbers = secrets.token_hex(4), itertools.count()
         self.generate: Serve = self._generate
         self._prefilling: Prefilling = self._prefill
@@ -107,8 +108,7 @@ class Proxy:
         )
         limit_s = self._parts.config.request_timeout_secs
         try:
-            async with asyncio.timeout(limit_s):
-                return await self._serve(call)
+            return await self._deadlines.within(limit_s, self._serve(call))
         except BaseException as error:
             is_stopping = self._parts.is_stopping
             refusal = refusal_of(error, request, limit_s=limit_s, is_stopping=is_stopping)
@@ -122,7 +122,8 @@ class Proxy:
         backoff_s = self._parts.config.retry_initial_backoff_secs
         for attempt in range(1, self._parts.config.retry_max_attempts + 1):
             is_last = attempt == self._parts.config.retry_max_attempts
-            await self._prefilling(call)
+            if self._parts.prefill is not None:
+                await self._prefilling(call)
             await self._placing(call.ticket, call.tenant)
             answer = await self._sending(call, is_last=is_last)
             if answer is not None:
@@ -134,9 +135,10 @@ class Proxy:
         raise AssertionError("the last attempt answers or refuses")
 
     async def _prefill(self, call: Call) -> None:
-        """Have the prompt computed elsewhere first, if there is a tier for that."""
+        """Have the prompt computed elsewhere first."""
         tier = self._parts.prefill
-        if tier is None or call.handed_over is not None:
+        assert tier is not None
+        if call.handed_over is not None:
             return
         ticket = call.ticket
         call.handed_over, prompt_tokens = await tier.prefill(
@@ -156,7 +158,7 @@ class Proxy:
         """Send the request to its rank and pass the answer on; None if it may be tried again."""
         rank = call.ticket.rank
         address = self._parts.addresses[rank]
-        headers = call.headers.copy()
+        headers = call.headers if address.rank is None else call.headers.copy()
         # Who has been asked may have fetched the prompt, so that it must be computed again.
         sent, call.handed_over = call.handed_over or call.body, None
         body = name_rank(address, self._parts.config.rank_field, headers, sent)
@@ -220,7 +222,8 @@ class Proxy:
         ticket, read = call.ticket, upstream.content.readany
         headers = self._answer_headers(call, upstream)
         answer = web.StreamResponse(status=upstream.status, headers=headers)
-        await answer.prepare(call.request)
+        writer = await answer.prepare(call.request)
+        assert writer is not None
         call.answer, call.meter, events = answer, meter, WholeEvents()
         broken: Exception | None = None
         try:
@@ -229,7 +232,7 @@ class Proxy:
                 if meter.is_done:
                     self._finish(call, meter)
                 if whole := events.feed(data):
-                    await answer.write(whole)
+                    await writer.write(whole)
         except (aiohttp.ClientError, OSError) as error:
             if has_left(call.request):
                 return answer

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from balanceroute.live.answers import Refusal, no_rank, overdue
+from balanceroute.live.deadlines import Deadlines
 from balanceroute.live.processes.stopgap import Stopgap
 from balanceroute.live.processes.words import (
     FROM_BRAIN,
@@ -57,6 +58,7 @@ class Desk:
     def __init__(self, plane: int, num_planes: int, prompts: PromptCounter) -> None:
         self._plane, self._prompts = plane, prompts
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines()
         self._stopgap = Stopgap(plane, num_planes)
         self._numbers = itertools.count()
         self._waiting: dict[int, _Asked] = {}
@@ -94,11 +96,7 @@ class Desk:
             self._say(self._select(asked, is_new=is_new))
         else:
             self._fill()
-        try:
-            async with asyncio.timeout(limit_s):
-                await asked.placed
-        except TimeoutError as error:
-            raise overdue(limit_s) from error
+        await self._deadlines.wait(asked.placed, limit_s, overdue)
 
     def grow(self, ticket: Ticket, num_tokens: int, /) -> None:
         """Book tokens that a request has given; they are told together with others'."""
