@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balanceroute.cluster.ledger import Ledger
+from balanceroute.cluster.streams import observe, settle
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.ticket import Ticket
 from balanceroute.live.tokens import EventRate, TokenMeter, Usage
 from balanceroute.live.wire import read_request
-from balanceroute.policies.classic import Fcfs
+from balanceroute.policies.classic import Fcfs, RoundRobin
 
 
 def event(**content: object) -> bytes:
@@ -78,6 +80,30 @@ def test_usage_at_the_end_is_no_step() -> None:
     group.close(tickets[0], has_completed=True)
     assert 11 == group.ledger.ranks["load_tokens"][0]
     np.testing.assert_array_equal(group.ledger.recount(), group.ledger.ranks)
+
+
+@given(st.data())
+def test_a_token_that_is_known_of_is_not_booked_again(data: st.DataObject) -> None:
+    """What streams tell comes to the same as if each had been asked, whoever is ahead or lags."""
+    group = LiveGroup(num_ranks=2, policy=RoundRobin(), num_slots=9)
+    tickets = [Ticket(prompt_tokens=10 + number) for number in range(5)]
+    for ticket in tickets:
+        group.enter(ticket)
+    group.plan()
+    ledger = Ledger(num_ranks=2)
+    handles = [ledger.send(rank=its.rank, prompt_tokens=its.prompt_tokens) for its in tickets]
+    seen = [0] * len(tickets)
+    for which, num_tokens in data.draw(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 3)))):
+        seen[which] += num_tokens
+        num_steps = observe(ledger, handles[which], seen[which])
+        assert num_steps == group.grow(tickets[which], num_tokens)
+        if data.draw(st.integers(0, 9)) == 0:
+            seen[which] += 2
+            settle(ledger, handles[which], seen[which])
+            group.correct(tickets[which], prompt_tokens=0, output_tokens=seen[which])
+        for name in ("load_tokens", "clock", "num_decoding", "due_tokens"):
+            np.testing.assert_array_equal(ledger.ranks[name], group.ledger.ranks[name])
+    group.check()
 
 
 def test_several_tokens_per_event_are_learned() -> None:

@@ -162,6 +162,11 @@ class Ledger:
         self._num_events[0] = 0
         return taken
 
+    def forget_events(self) -> None:
+        """Let go of what `take_events` would return, where nobody wants to hear of it."""
+        self._earlier_events.clear()
+        self._num_events[0] = 0
+
     def _used_events(self) -> RecordArray:
         return self.accounts.events[: int(self._num_events[0])]
 

@@ -80,6 +80,9 @@ class Pool:
     def take(self, positions: Int64Array) -> Int64Array:
         """Remove the requests at `positions` of the view and return their ids in that order."""
         taken: Int64Array = self._ids[self._head + positions]
+        if len(taken) == len(self):  # as most often where slots are free
+            self._head = self._tail
+            return taken
         ascending = np.sort(positions)
         if self._has_traits:
             take_out_traits(ascending, self._head, self._traits)

@@ -14,8 +14,7 @@ from balanceroute.cluster.traits import Integers, request_traits
 from balanceroute.errors import ConfigError
 from balanceroute.kernels.ages import ages_tokens
 from balanceroute.kernels.ledger import Int64Array, RecordArray
-
-NO_LIMIT = 1 << 31  # sends per rank under immediate binding: the rank's own queue takes them all
+from balanceroute.kernels.sight import NO_LIMIT as NO_LIMIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

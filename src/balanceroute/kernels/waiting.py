@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from balanceroute.kernels.arrays import BoolArray
-from balanceroute.kernels.jit import bare_kernel, kernel
+from balanceroute.kernels.jit import kernel
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 
 #: What is known of a waiting request beyond its prompt's length and arrival, shape (N,).
@@ -48,20 +47,6 @@ def check_plan(
         is_taken[request] = True
         sends[rank] += 1
     return OK, 0
-
-
-@bare_kernel
-def has_room(
-    ranks: RecordArray, num_slots: Int64Array, is_open: BoolArray, num_foreign: Int64Array
-) -> bool:
-    """Tell whether some rank is open and has a free slot; any open one if no slots are given."""
-    for g in range(len(ranks)):
-        if not is_open[g]:
-            continue
-        num_reqs = ranks[g].num_running + ranks[g].num_waiting + num_foreign[g]
-        if len(num_slots) == 0 or num_reqs < num_slots[g]:
-            return True
-    return False
 
 
 @kernel

@@ -7,11 +7,14 @@ from collections.abc import Callable
 from functools import partial
 
 from balanceroute.live.answers import no_rank, overdue
+from balanceroute.live.deadlines import Deadlines
 from balanceroute.live.misfits import rank_for_misfit
 from balanceroute.live.parts import Parts
 from balanceroute.live.ticket import NO_HANDLE, Ticket
 from balanceroute.live.tokens import Usage
 from balanceroute.live.wire import RequestFacts
+
+UNSAID = Usage(0, 0)
 
 
 class Booking:
@@ -26,6 +29,7 @@ class Booking:
     def __init__(self, parts: Parts) -> None:
         self._parts, self._group = parts, parts.group
         self._queue, self._planner = parts.queue, parts.planner
+        self._deadlines = Deadlines()
 
     def expect_room(self, tenant: str | None) -> None:
         """Refuse a request with 503 if no rank is fit, and with 429 if too many wait."""
@@ -59,11 +63,7 @@ class Booking:
         """Wait until the request has a rank; 408 if it has none in time."""
         placed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.enter(ticket, tenant, partial(_note_placed, placed))
-        try:
-            async with asyncio.timeout(limit_s):
-                await placed
-        except TimeoutError as error:
-            raise overdue(limit_s) from error
+        await self._deadlines.wait(placed, limit_s, overdue)
         self.note_wait(ticket)
 
     def note_wait(self, ticket: Ticket) -> None:
@@ -89,8 +89,8 @@ class Booking:
             return
         self._parts.health.succeed(ticket.rank)
         if usage is not None:
-            self.correct(ticket, usage, facts)
-        self._close(ticket, has_completed=has_completed)
+            self._parts.prompts.learn(facts, usage.prompt_tokens)
+        self._close(ticket, usage or UNSAID, has_completed=has_completed)
 
     def correct(self, ticket: Ticket, usage: Usage, facts: RequestFacts) -> None:
         """Book what the engine says that a request has come to, and learn from it."""
@@ -102,7 +102,7 @@ class Booking:
     def settle(self, ticket: Ticket) -> None:
         """See to it that the request is neither in the pool nor on a rank."""
         if ticket.handle != NO_HANDLE:
-            self._close(ticket, has_completed=False)
+            self._close(ticket, UNSAID, has_completed=False)
         else:
             self._queue.leave(ticket)
 
@@ -111,9 +111,14 @@ class Booking:
         self._group.close(ticket, has_completed=False)
         self._group.send(ticket, rank)
 
-    def _close(self, ticket: Ticket, *, has_completed: bool) -> None:
+    def _close(self, ticket: Ticket, stated: Usage, *, has_completed: bool) -> None:
+        self._group.close(
+            ticket,
+            has_completed=has_completed,
+            prompt_tokens=stated.prompt_tokens,
+            output_tokens=stated.output_tokens,
+        )
         self._parts.meters.tokens.inc(ticket.output_tokens)
-        self._group.close(ticket, has_completed=has_completed)
         self._queue.end(ticket)
         self._planner.free()
 

@@ -11,16 +11,14 @@ from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.events import NO_EVENTS, join_events
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.pool import Pool
-from balanceroute.cluster.streams import observe, resize, settle
+from balanceroute.cluster.sight import Sight, look
+from balanceroute.cluster.streams import begin, end, observe, resize, settle
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import PlanError
-from balanceroute.kernels.ledger import Int64Array, RecordArray
-from balanceroute.kernels.waiting import has_room
-from balanceroute.live.progress import PrefillProgress
-from balanceroute.live.ticket import NO_HANDLE, Ticket
+from balanceroute.kernels.ledger import RecordArray
+from balanceroute.live.progress import progress_of
+from balanceroute.live.ticket import NO_HANDLE, UNSEEN, Ticket
 from balanceroute.policies.base import Plan, Policy, checked_plan, follows_requests
-
-IMMEDIATE: Int64Array = np.zeros(0, np.int64)  # no limit of slots
 
 
 class LiveGroup:
@@ -70,8 +68,9 @@ class LiveGroup:
         natural = policy.binding == "immediate"
         self.is_immediate = natural if is_immediate is None else is_immediate
         self.ledger = Ledger(num_ranks=num_ranks, keeps_events=True)
-        self._progress = _progress(self.ledger, costs)
+        self._progress = progress_of(self.ledger, costs)
         self._retold: RecordArray = NO_EVENTS  # for a policy that has come later
+        self._num_steps = [0] * num_ranks  # by which `grow` has set the ledger's clocks forward
         self._pool = Pool()
         self._pooled: dict[int, Ticket] = {}
         self._next_number = 0
@@ -111,23 +110,20 @@ class LiveGroup:
     @property
     def has_work_to_plan(self) -> bool:
         """Tell whether a plan could place somebody."""
-        if not self._pooled:
-            return False
-        limits = IMMEDIATE if self.is_immediate else self.num_slots
-        return has_room(self.ledger.ranks, limits, self._is_open, self.foreign_reqs)
+        return bool(self._pooled) and self._look().num_able > 0
 
     def replace_policy(self, policy: Policy, *, is_immediate: bool | None = None) -> None:
         """Let another policy choose from now on; it is told of the requests in flight."""
         self._policy, self._follows_requests = policy, follows_requests(policy)
         natural = policy.binding == "immediate"
         self.is_immediate = natural if is_immediate is None else is_immediate
-        if self.ledger.keeps_events:
-            self.ledger.take_events()
+        self.ledger.forget_events()
         self._retold = self.ledger.retold_events()
 
     def add_rank(self, *, num_slots: int, kv_tokens: int | None) -> None:
         """Make room for one more rank, the last one; it is closed to begin with."""
         self.ledger.add_rank()
+        self._num_steps.append(0)
         if self._progress is not None:
             self._progress.add_rank()
         columns = ("num_slots", "kv_tokens", "_is_open", "foreign_reqs", "foreign_tokens")
@@ -177,70 +173,80 @@ class LiveGroup:
     def send(self, ticket: Ticket, rank: int) -> None:
         """Book a request as sent to a rank, whatever a policy would say."""
         ticket.rank, ticket.sent_s, ticket.output_tokens = rank, self._clock(), 0
-        ticket.handle = self.ledger.send(
+        ticket.lead_tokens = UNSEEN
+        ticket.handle = begin(
+            self.ledger,
             rank=rank,
             prompt_tokens=ticket.prompt_tokens,
             request=ticket.number,
             client=ticket.client,
             max_tokens=ticket.max_tokens,
             prompt_hash=ticket.prompt_hash,
+            has_stream=ticket.is_streamed,
         )
-        if not ticket.is_streamed:  # nobody will tell when it starts; it grows with the others
-            self.ledger.start(ticket.handle)
-            self.ledger.prefill(ticket.handle, ticket.prompt_tokens)
-        elif self._progress is not None:
+        if ticket.is_streamed and self._progress is not None:
             self._progress.send(ticket)
 
     def grow(self, ticket: Ticket, num_tokens: int) -> int:
         """Book tokens that a request has given; return the steps of its rank that this reveals."""
         ticket.output_tokens += num_tokens
+        rank, num_seen = ticket.rank, self._num_steps[ticket.rank]
+        if ticket.lead_tokens + num_seen == ticket.output_tokens:
+            return 0  # its rank's step has been seen on another, and it has been counted then
         num_steps = observe(self.ledger, ticket.handle, ticket.output_tokens)
+        self._num_steps[rank] = num_seen + num_steps
+        ticket.lead_tokens = ticket.output_tokens - num_seen - num_steps
         if num_steps > 0:
             now_s = self._clock()
             if self._progress is not None:
-                self._progress.step(ticket.rank, now_s, self.num_slots)
-            self.on_step(ticket.rank, num_steps, now_s)
+                self._progress.step(rank, now_s, self.num_slots)
+            self.on_step(rank, num_steps, now_s)
         return num_steps
 
     def correct(self, ticket: Ticket, *, prompt_tokens: int, output_tokens: int) -> None:
         """Book what the engine says that a request has come to."""
         if output_tokens > 0:
-            ticket.output_tokens = output_tokens
+            ticket.output_tokens, ticket.lead_tokens = output_tokens, UNSEEN
             settle(self.ledger, ticket.handle, output_tokens)
         if prompt_tokens > 0 and prompt_tokens != ticket.prompt_tokens:
             ticket.prompt_tokens = prompt_tokens
             resize(self.ledger, ticket.handle, prompt_tokens)
 
-    def close(self, ticket: Ticket, *, has_completed: bool) -> None:
-        """Book that a request has ended or was given up."""
+    def close(
+        self, ticket: Ticket, *, has_completed: bool, prompt_tokens: int = 0, output_tokens: int = 0
+    ) -> None:
+        """Book that a request has ended or was given up, and what the engine says it has come to.
+
+        The engine's numbers are 0 where it says nothing.
+        """
+        if output_tokens > 0:
+            ticket.output_tokens = output_tokens
+        if prompt_tokens > 0:
+            ticket.prompt_tokens = prompt_tokens
+        stated = (prompt_tokens, output_tokens)
+        num_left = end(self.ledger, ticket.handle, *stated, has_completed=has_completed)
         for watch in self.end_watchers:
             watch(ticket)
-        self.ledger.finish(ticket.handle, has_completed=has_completed)
-        ticket.handle = NO_HANDLE
-        if self.ledger.num_in_flight == 0:
+        ticket.handle, ticket.lead_tokens = NO_HANDLE, UNSEEN
+        if num_left == 0:
             self.on_rest()
 
     def view(self) -> GroupView:
         """Return the group as a policy sees it that does not follow requests."""
-        return self._view(None, NO_EVENTS)
+        return self._view(self._look(), None)
 
-    def _view(self, entries: RecordArray | None, events: RecordArray) -> GroupView:
-        accounts = self.ledger.ranks
-        if self.foreign_reqs.any():
-            accounts = accounts.copy()
-            accounts["num_running"] += self.foreign_reqs
-            accounts["load_tokens"] += self.foreign_tokens
-        return GroupView.of_accounts(
-            accounts,
-            accounts,
+    def _look(self) -> Sight:
+        foreign = (self.foreign_reqs, self.foreign_tokens)
+        of_ranks = (self.ledger.ranks, self.num_slots, self._is_open, *foreign)
+        return look(*of_ranks, is_immediate=self.is_immediate)
+
+    def _view(self, sight: Sight, events: RecordArray | None) -> GroupView:
+        return sight.view(
             now_s=self._clock(),
-            is_immediate=self.is_immediate,
-            num_slots=np.where(self._is_open, self.num_slots, 0),
             kv_capacity_tokens=self.kv_tokens,
-            kappa0_tokens=self._costs.kappa0_tokens if self._costs is not None else 0.0,
             costs=self._costs,
-            entries=entries,
-            events=events,
+            entries=None if events is None else self.ledger.accounts.entries,
+            events=NO_EVENTS if events is None else events,
         )
 
     def plan(self) -> list[Ticket]:
@@ -251,20 +257,28 @@ class LiveGroup:
         PlanError
             If the policy breaks its contract; nothing is placed then.
         """
-        if not self.has_work_to_plan:
+        if not self._pooled:
             return []
-        events = self.ledger.take_events()
-        if len(self._retold) > 0:
-            events, self._retold = join_events([self._retold, events]), NO_EVENTS
-        entries = self.ledger.accounts.entries if self._follows_requests else None
-        view = self._view(entries, events if self._follows_requests else NO_EVENTS)
+        sight = self._look()
+        if sight.num_able == 0:
+            return []
+        view = self._view(sight, self._take_events())
         waiting = self._pool.view()
-        plan = Plan(
-            *checked_plan(self._policy.plan(view, waiting), len(self._pool), view.max_sends)
-        )
+        placed = self._policy.plan(view, waiting)
+        plan = Plan(*checked_plan(placed, len(self._pool), sight.max_sends))
         for watch in self.plan_watchers:
             watch(view, waiting, plan)
         return self._dispatch(plan)
+
+    def _take_events(self) -> RecordArray | None:
+        """Return what has happened to requests since the last plan, if the policy follows them."""
+        if not self._follows_requests:
+            self.ledger.forget_events()
+            return None
+        events = self.ledger.take_events()
+        if len(self._retold) > 0:
+            events, self._retold = join_events([self._retold, events]), NO_EVENTS
+        return events
 
     def _dispatch(self, plan: Plan) -> list[Ticket]:
         numbers = self._pool.take(plan.requests).tolist()
@@ -283,10 +297,3 @@ class LiveGroup:
 
 def _ignore_step(rank: int, num_steps: int, now_s: float) -> None:
     """Do nothing: nobody looks on."""
-
-
-def _progress(ledger: Ledger, costs: StepCosts | None) -> PrefillProgress | None:
-    """Return who books prompts step by step, if ranks prefill and it is known how."""
-    if costs is None or costs.budget_tokens is None:
-        return None
-    return PrefillProgress(ledger, budget_tokens=costs.budget_tokens, has_barrier=costs.has_barrier)

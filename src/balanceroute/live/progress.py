@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
+from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.ledger import Ledger
 from balanceroute.kernels.arrays import Int64Array
 from balanceroute.kernels.ledger import PREFILLING, WAITING, RecordArray
@@ -93,3 +94,10 @@ def _is_due(ticket: Ticket, rank: int, entries: RecordArray) -> bool:
     if ticket.handle < 0 or ticket.rank != rank:
         return False
     return bool(entries["state"][ticket.handle] in (WAITING, PREFILLING))
+
+
+def progress_of(ledger: Ledger, costs: StepCosts | None) -> PrefillProgress | None:
+    """Return who books prompts step by step, if ranks prefill and it is known how."""
+    if costs is None or costs.budget_tokens is None:
+        return None
+    return PrefillProgress(ledger, budget_tokens=costs.budget_tokens, has_barrier=costs.has_barrier)

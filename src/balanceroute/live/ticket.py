@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 NO_HANDLE = -1
+UNSEEN = -(1 << 62)  # a lead that no stream has
 
 
 def _ignore(ticket: Ticket) -> None:
     """Do nothing: who sends a request to a rank of its own choice knows."""
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Ticket:
+class Ticket(msgspec.Struct, eq=False, kw_only=True):
     """One request on its way through the router.
 
     Attributes
@@ -38,6 +39,8 @@ class Ticket:
         Its number, its rank and its account in the ledger; the latter -1 while it has none.
     arrived_s, sent_s, output_tokens
         When it came and was sent last, and what it has given since then.
+    lead_tokens : int
+        What it has given beyond its rank's steps, by the ledger; `UNSEEN` where that is not known.
     """
 
     prompt_tokens: int
@@ -52,14 +55,15 @@ class Ticket:
     blocks: tuple[int, ...] = ()
     on_placed: Callable[[Ticket], None] = _ignore
     age_s: float = 0.0
-    preferred_rank: int = field(default=-1, init=False)
-    saved_tokens: int = field(default=0, init=False)
-    number: int = field(default=-1, init=False)
-    rank: int = field(default=-1, init=False)
-    handle: int = field(default=NO_HANDLE, init=False)
-    arrived_s: float = field(default=0.0, init=False)
-    sent_s: float = field(default=0.0, init=False)
-    output_tokens: int = field(default=0, init=False)
+    preferred_rank: int = -1
+    saved_tokens: int = 0
+    number: int = -1
+    rank: int = -1
+    handle: int = NO_HANDLE
+    arrived_s: float = 0.0
+    sent_s: float = 0.0
+    output_tokens: int = 0
+    lead_tokens: int = UNSEEN
 
     @property
     def traits(self) -> tuple[int, ...]:
