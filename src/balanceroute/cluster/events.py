@@ -19,7 +19,8 @@ def join_events(parts: Sequence[RecordArray]) -> RecordArray:
     """
     if not parts:
         return NO_EVENTS
-    joined = np.concatenate([np.ascontiguousarray(part).view(np.uint8) for part in parts])
+    as_bytes = [np.ascontiguousarray(part).view(np.uint8) for part in parts]
+    joined = as_bytes[0].copy() if len(parts) == 1 else np.concatenate(as_bytes)
     events: RecordArray = joined.view(REQUEST_EVENT)
     return events
 

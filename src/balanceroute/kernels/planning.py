@@ -131,8 +131,26 @@ def level_ahead(
 
 @kernel
 def spread_present(
-    group: Group, queue: Queue, terms: Terms, order: Int64Array
+    group: Group, prompt_tokens: Int64Array, traits: RecordArray, request_tokens: float
 ) -> tuple[Int64Array, Int64Array]:
-    """Place everybody, in this order; see `plan_spread`."""
-    ranks, waiting = present(group, queue, terms)
-    return plan_spread(ranks, waiting, order)
+    """Place everybody by what the ranks hold today, the longest prompts first; see `plan_spread`.
+
+    They are returned by age: under immediate binding that is how they queue on their ranks.
+
+    Examples
+    --------
+    The rank with 60 tokens gets the 45, which leaves the other one lighter for the 30:
+
+    >>> from balanceroute.kernels.waiting import REQUEST_TRAITS
+    >>> group = Group(np.array([100, 60]), np.array([1, 1]), np.zeros(0), np.array([9, 9]),
+    ...               np.array([1000, 1000]))
+    >>> spread_present(group, np.array([30, 45]), np.zeros(0, REQUEST_TRAITS), 0.0)
+    (array([0, 1]), array([0, 1]))
+    """
+    # How long they have waited decides nothing: there is room for all.
+    queue = Queue(prompt_tokens, np.zeros(len(prompt_tokens)), traits)
+    ranks, waiting = present(group, queue, Terms(0.0, 1.0, request_tokens, 0.0, 1.0, 0, False))
+    order = np.argsort(-prompt_tokens, kind="mergesort")  # which is stable
+    requests, places = plan_spread(ranks, waiting, order)
+    by_age = np.argsort(requests)
+    return requests[by_age], places[by_age]

@@ -135,20 +135,18 @@ class BrAuto:
             gains = self._follow(self._projection, view, pool)
         if view.num_ranks == 1:
             return self._least_tokens.plan(view, pool)
-        group, queue, terms = self._group(view, sends), self._queue(pool), self._terms(view, pool)
+        group, queue = self._group(view, sends), self._queue(pool)
+        request_tokens = self._request_tokens(view)
         if len(pool) <= num_free:
-            order = np.argsort(-queue.prompt_tokens, kind="stable")
-            requests, places = spread_present(group, queue, terms, order)
-            # Under immediate binding they queue on their ranks: by age, not by size.
-            by_age = np.argsort(requests)
-            requests, places = requests[by_age], places[by_age]
+            of_pool = (queue.prompt_tokens, queue.traits)
+            requests, places = spread_present(group, *of_pool, request_tokens)
         elif self._projection is None or not self._looks_ahead:
-            requests, places = level_present(group, queue, terms)
+            requests, places = level_present(group, queue, self._terms(view, pool))
         else:
             if gains is None:
-                horizons, request_tokens = self._projection.horizons, terms.request_tokens
-                gains = self._projection.gains(pool, horizons, request_tokens)
+                gains = self._projection.gains(pool, self._projection.horizons, request_tokens)
             loads = self._projection.loads(view)
+            terms = self._terms(view, pool)
             requests, places = level_ahead(group, queue, terms, loads, gains)
         self._wait_pace.note(view.now_s, num_placed=len(requests), num_waiting=len(pool))
         return Plan(requests, places)

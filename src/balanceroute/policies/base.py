@@ -13,6 +13,7 @@ from balanceroute.kernels import waiting
 from balanceroute.kernels.ledger import Int64Array
 
 Binding = Literal["pooled", "immediate"]
+INT64 = np.dtype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +114,7 @@ def checked_plan(
         ...
     balanceroute.errors.PlanError: request 1 is placed twice (row 1 of the plan)
     """
-    for name in ("requests", "ranks"):
-        column = np.asarray(getattr(plan, name))
-        if column.ndim != 1 or column.dtype.kind not in "iu":
-            raise PlanError(
-                f"{name} must be a one-dimensional array of integers, got {column.dtype} of shape "
-                f"{column.shape}"
-            )
-    requests = np.ascontiguousarray(plan.requests, np.int64)
-    ranks = np.ascontiguousarray(plan.ranks, np.int64)
+    requests, ranks = _column("requests", plan.requests), _column("ranks", plan.ranks)
     fault, row = waiting.check_plan(requests, ranks, num_waiting, max_sends)
     if fault == waiting.OK:
         return requests, ranks
@@ -135,3 +128,16 @@ def checked_plan(
         waiting.RANK_FULL: f"rank {rank} gets more requests than view.max_sends allows",
     }
     raise PlanError(f"{rules[fault]} (row {row} of the plan)")
+
+
+def _column(name: str, values: Int64Array) -> Int64Array:
+    """Return one of a plan's columns as it should be, if it can be."""
+    if type(values) is np.ndarray and values.dtype is INT64 and values.ndim == 1:
+        return np.ascontiguousarray(values)
+    column = np.asarray(values)
+    if column.ndim != 1 or column.dtype.kind not in "iu":
+        raise PlanError(
+            f"{name} must be a one-dimensional array of integers, got {column.dtype} of shape "
+            f"{column.shape}"
+        )
+    return np.ascontiguousarray(column, np.int64)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.view import GroupView
 from balanceroute.errors import ConfigError
+from balanceroute.kernels import boundary
 from balanceroute.kernels.arrays import Float64Array, Int64Array
 from balanceroute.kernels.ledger import SENT, WAITING
 from balanceroute.policies.cost_fit import Samples, Step
@@ -113,14 +113,27 @@ class CostLearner:
         """
         if view.clocks is None or view.entries is None:
             raise ConfigError("this view shows no requests; set follows_requests on the policy")
-        before, due_tokens = self._before, self._computable_tokens(view)
-        is_busy = _differ(view.num_inflight_reqs, 0)
+        before, clocks = self._before, view.clocks.copy()
+        if before is not None and len(before.clocks) != len(clocks):
+            before = None  # ranks have come
+        told = boundary.tell(
+            clocks if before is None else before.clocks,
+            clocks,
+            view.num_running_reqs,
+            view.num_waiting_reqs,
+            view.num_inflight_reqs,
+            view.entries,
+            view.events,
+        )
+        self._has_cache |= bool(told & boundary.HAS_CACHE)
+        due_tokens = self._computable_tokens(view)
+        is_busy = bool(told & boundary.IS_BUSY)
         step = None
         # Where a group is idle now, it may have been so for a while.
-        if before is not None and self._is_step(before, view) and is_busy:
+        if before is not None and self._is_step(before, view, told) and is_busy:
             step = self._step_between(before, view, due_tokens)
         num_decoding = None if step is None else step.num_decoding_after
-        clocks, generated = view.clocks.copy(), view.generated_tokens.copy()
+        generated = view.generated_tokens.copy()
         self._before = _Boundary(view.now_s, is_busy, clocks, due_tokens, generated, num_decoding)
         if before is None or step is None:
             return
@@ -136,9 +149,6 @@ class CostLearner:
     def _computable_tokens(self, view: GroupView) -> Float64Array:
         """Return the due tokens without those in a cache, which get resident at no cost."""
         assert view.entries is not None
-        if not self._has_cache and len(view.events) > 0:
-            cached = view.entries["cached_tokens"][view.events["handle"]]
-            self._has_cache = _differ(cached, 0)
         due_tokens = view.due_tokens.astype(np.float64)
         if self._has_cache:
             waiting = np.flatnonzero(view.entries["state"] == WAITING)
@@ -146,21 +156,17 @@ class CostLearner:
             due_tokens -= _per_rank(ranks, cached, view.num_ranks)
         return due_tokens
 
-    def _is_step(self, before: _Boundary, view: GroupView) -> bool:
+    def _is_step(self, before: _Boundary, view: GroupView, told: int) -> bool:
         """Tell whether exactly one step lies between two views, and both can be trusted."""
-        assert view.clocks is not None
-        if len(view.clocks) != len(before.clocks):
-            return False
-        steps = view.clocks - before.clocks
         is_later = view.now_s > before.now_s
-        is_old = _differ(view.num_running_reqs + view.num_waiting_reqs, view.num_inflight_reqs)
-        if is_old or (is_later and before.is_busy and not _differ(steps, 0)):
+        stands_still = is_later and before.is_busy and not told & boundary.HAS_STEPPED
+        if told & boundary.IS_OLD or stands_still:
             self._num_distrusted = VIEWS_DISTRUSTED
             if self._costs is None:
                 self._samples = None  # they were no better
         elif self._num_distrusted > 0:
             self._num_distrusted -= 1
-        is_one_step = is_later and not _differ(steps, 1)
+        is_one_step = is_later and bool(told & boundary.IS_ONE_STEP)
         return is_one_step and not view.is_immediate and self._num_distrusted == 0
 
     def _step_between(
@@ -221,7 +227,3 @@ def _per_rank(ranks: Int64Array, values: Int64Array, num_ranks: int) -> Float64A
     """Return the sum of the values of each rank."""
     sums: Float64Array = np.bincount(ranks, values, num_ranks).astype(np.float64, copy=False)
     return sums
-
-
-def _differ(values: NDArray[np.int64], others: NDArray[np.int64] | int) -> bool:
-    return bool(np.count_nonzero(values != others))
