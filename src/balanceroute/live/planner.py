@@ -11,6 +11,7 @@ from balanceroute.live.group import LiveGroup
 from balanceroute.policies.classic import LeastTokens
 
 IDLE_LOOK_S = 0.02  # until a policy that holds requests back is asked again, if no step is seen
+LEAST_GAP_S = 0.001  # from one plan to the next; a plan costs as much as a request's whole way else
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +19,10 @@ log = logging.getLogger(__name__)
 class Planner:
     """Calls `LiveGroup.plan` at the right moments, from the event loop.
 
-    A request that arrives is planned for in the same turn of the loop as those that arrive with it.
-    When a slot gets free, the tokens of the same step still come in, and with them other slots; so
-    that plan waits a moment, and chooses for all of them together.
+    A request that arrives is planned for in the same turn of the loop as those that arrive with it;
+    if there was a plan in the millisecond before, with those that come until that is over. When a
+    slot gets free, the tokens of the same step still come in, and with them other slots; so that
+    plan waits a moment, and chooses for all of them together.
 
     Parameters
     ----------
@@ -105,6 +107,6 @@ class Planner:
         took_s = time.perf_counter() - began_s
         self._on_plan(took_s)
         # No more than half the time goes into plans: where many requests come, one serves several.
-        self._free_s = self._loop.time() + took_s
+        self._free_s = self._loop.time() + max(took_s, LEAST_GAP_S)
         if self._group.has_work_to_plan:
             self._call_in(IDLE_LOOK_S)
