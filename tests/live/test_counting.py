@@ -6,12 +6,12 @@ import asyncio
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from balanceroute.errors import ConfigError

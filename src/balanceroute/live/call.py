@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 
@@ -16,8 +15,7 @@ REQUEST_ID = "X-Request-Id"
 REQUEST_ID_ALIASES = ("x-request-id", "request-id")
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, eq=False, kw_only=True):
     """One request and how far it has got."""
 
     request: web.BaseRequest

@@ -207,6 +207,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     @property
     def asks_for_keys(self) -> bool:
         """Tell whether clients must show one."""
+        if not self.tenants:  # as most often, and every request asks
+            return bool(self.api_keys)
         return bool(self.api_keys) or any(its.keys for its in self.tenants.values())
 
     @property

@@ -39,7 +39,15 @@ class Counters:
             "Prompts that were estimated because no engine has counted them in time.",
             registry=registry,
         )
+        self._answers: dict[int, Counter] = {}  # of each status, for want of looking it up
         self._told: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    def count_answer(self, status: int) -> None:
+        """Count an answer that is given."""
+        answers = self._answers.get(status)
+        if answers is None:
+            answers = self._answers[status] = self.requests.labels(str(status))
+        answers.inc()
 
     def take(self) -> list[tuple[str, list[str], float]]:
         """Return what has been counted since the last call: name, labels, and how many.

@@ -7,11 +7,11 @@ import itertools
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
 import msgspec
+from msgspec.structs import replace
 
 from balanceroute.live.carrying import Carrying, Counting
 from balanceroute.live.texts import prompt_texts, tokenize_body

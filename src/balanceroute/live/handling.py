@@ -42,16 +42,17 @@ class Handling:
         is_public: Collection[Handler],
         is_counted: Callable[[Handler], bool],
     ) -> None:
-        self._parts, self._paths, self._other = parts, paths, other
-        self._is_public, self._is_counted = is_public, is_counted
+        self._parts, self._is_counted = parts, is_counted
+        self._other = (other, other in is_public)
+        self._paths = {path: (its, its in is_public) for path, its in paths.items()}
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer any request."""
-        handler = self._paths.get((request.method, request.path), self._other)
+        handler, is_public = self._paths.get((request.method, request.path), self._other)
         if request.headers.get("Expect", "").lower() == CONTINUE and request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         try:
-            if handler not in self._is_public:
+            if not is_public:
                 check_key(request, self._parts.config)
             answer = await handler(request)
         except Refusal as refusal:
@@ -64,7 +65,7 @@ class Handling:
                 return web.Response()
             answer = self._refuse(failure)
         if self._is_counted(handler):
-            self._parts.counters.requests.labels(str(answer.status)).inc()
+            self._parts.counters.count_answer(answer.status)
         return answer
 
     def _refuse(self, refusal: Refusal) -> web.Response:

@@ -37,6 +37,11 @@ class Health:
     on_change : callable
         Called whenever it may have changed which ranks are open.
 
+    Attributes
+    ----------
+    is_open : list of bool
+        Which ranks may have new requests; for reading only.
+
     Examples
     --------
     >>> health = Health(["a", "b"], failure_threshold=2, success_threshold=1, hold_s=0.0,
@@ -63,12 +68,6 @@ class Health:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._names, self.on_change, self._clock = names, on_change, clock
-        self.set_terms(
-            failure_threshold=failure_threshold,
-            success_threshold=success_threshold,
-            hold_s=hold_s,
-            shares_fate=shares_fate,
-        )
         self._num_trips, self._closed_until_s = [0] * len(names), [0.0] * len(names)
         self._num_failures, self._num_successes = [0.0] * len(names), [0] * len(names)
         self._num_bad_checks = [0] * len(names)
@@ -76,6 +75,12 @@ class Health:
         self._is_proven = [True] * len(names)
         self.is_draining = [False] * len(names)
         self.reasons = [""] * len(names)
+        self.set_terms(
+            failure_threshold=failure_threshold,
+            success_threshold=success_threshold,
+            hold_s=hold_s,
+            shares_fate=shares_fate,
+        )
 
     def set_terms(
         self, *, failure_threshold: int, success_threshold: int, hold_s: float, shares_fate: bool
@@ -84,6 +89,7 @@ class Health:
         self._hold_s = hold_s
         self._failure_threshold, self._success_threshold = failure_threshold, success_threshold
         self._shares_fate = shares_fate
+        self.is_open = self._open_ranks()
 
     def add(self, name: str) -> None:
         """Look after one more rank, which has to show first that it is well."""
@@ -97,10 +103,10 @@ class Health:
         self._is_proven.append(False)
         self.is_draining.append(False)
         self.reasons.append("it has not shown yet that it is well")
+        self.is_open = self._open_ranks()
 
-    @property
-    def is_open(self) -> list[bool]:
-        """Return which ranks may have new requests."""
+    def _open_ranks(self) -> list[bool]:
+        """Return which ranks may have new requests; each request asks, and it seldom changes."""
         states = list(zip(self.is_well, self.is_draining, self._is_proven, strict=True))
         if self._shares_fate and any(
             is_proven and not is_well and not drains for is_well, drains, is_proven in states
@@ -167,9 +173,13 @@ class Health:
         """Keep new requests from a rank, or let them come again; what runs goes on."""
         if self.is_draining[rank] != is_draining:
             self.is_draining[rank] = is_draining
-            self.on_change()
+            self._change()
 
     def _set(self, rank: int, *, is_well: bool) -> None:
         self.is_well[rank] = is_well
         self._is_proven[rank] |= is_well
+        self._change()
+
+    def _change(self) -> None:
+        self.is_open = self._open_ranks()
         self.on_change()

@@ -34,7 +34,7 @@ def rank_for_misfit(group: LiveGroup, prompt_tokens: int) -> int:
     >>> rank_for_misfit(group, 1000), rank_for_misfit(group, 1001)
     (-1, 0)
     """
-    if group.is_immediate or prompt_tokens <= int(group.kv_tokens.min()):
+    if group.is_immediate or prompt_tokens <= min(group.kv_tokens.tolist()):
         return FITS
     is_open = np.array(group.is_open)
     if not is_open.any() or prompt_tokens <= int(group.kv_tokens[is_open].max()):

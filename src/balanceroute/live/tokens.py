@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 SERVER_SENT_EVENT, EVENT_END, DONE = b"data:", b"\n\n", b"[DONE]"
 RESPONSE_ENDS = frozenset({"response.completed", "response.incomplete", "response.cancelled"})
 RESPONSE_FAILURES = frozenset({"response.failed", "error"})
+NO_ERROR = msgspec.Raw(b"")
 FIRST_EVENTS, KEPT = 64, 0.98  # of one token each, to begin with; and what stays, per stream
 
 
-class _Usage(msgspec.Struct, frozen=True):
+class _Usage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     input_tokens: int = 0  # as the responses endpoint calls them
     output_tokens: int = 0
 
 
-class _Delta(msgspec.Struct, frozen=True):
+class _Delta(msgspec.Struct, frozen=True, gc=False):
     role: str | None = None
 
 
-class _Choice(msgspec.Struct, frozen=True):
+class _Choice(msgspec.Struct, frozen=True, gc=False):
     delta: _Delta | None = None
     token_ids: list[int] | None = None
 
 
-class _Response(msgspec.Struct, frozen=True):
+class _Response(msgspec.Struct, frozen=True, gc=False):
     usage: _Usage | None = None
 
 
-class _Chunk(msgspec.Struct, frozen=True):
+class _Chunk(msgspec.Struct, frozen=True, gc=False):
     choices: list[_Choice] = []
     usage: _Usage | None = None
     type: str = ""  # of an event of the responses endpoint
     sequence_number: int = -1  # there, too
     response: _Response | None = None
-    error: msgspec.Raw = msgspec.Raw(b"")
+    error: msgspec.Raw = NO_ERROR
 
 
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of a request as the engine counts them; 0 where it does not say."""
 
     prompt_tokens: int
@@ -116,24 +114,19 @@ class TokenMeter:
         "is_done",
         "last_number",
         "num_events",
+        "num_tokens",
         "usage",
     )
 
     def __init__(self, tokens_per_event: float = 1.0) -> None:
         self._rest = b""
         self._tokens, self._tokens_per_event = 0.0, tokens_per_event
-        self.num_events, self.last_number = 0, -1
+        self.num_tokens, self.num_events, self.last_number = 0, 0, -1
         self.usage: Usage | None = None
         self.is_done = self.has_failed = False
 
-    @property
-    def num_tokens(self) -> int:
-        """Return the tokens so far."""
-        return round(self._tokens)
-
     def feed(self, data: bytes) -> int:
         """Take in the next bytes of the stream; return by how much `num_tokens` has risen."""
-        before = self.num_tokens
         if self._rest:
             data = self._rest + data
         if b"\r" in data:
@@ -141,6 +134,7 @@ class TokenMeter:
         *events, self._rest = data.split(EVENT_END)
         for event in events:
             self._read(event)
+        before, self.num_tokens = self.num_tokens, round(self._tokens)
         return self.num_tokens - before
 
     def _read(self, event: bytes) -> None:
@@ -155,31 +149,37 @@ class TokenMeter:
             chunk = _decode_chunk(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return
-        if bytes(chunk.error) not in (b"", b"null"):
+        if chunk.error is not NO_ERROR and bytes(chunk.error) not in (b"", b"null"):
             self.has_failed = True
         for choice in chunk.choices:
             if choice.token_ids is not None:
                 self._count(float(len(choice.token_ids)))
             elif choice.delta is None or choice.delta.role is None:
-                self._count(self._worth)
-        if chunk.type.endswith(".delta"):
-            self._count(self._worth)
-        elif chunk.type in RESPONSE_ENDS:
-            self.is_done = True
-        elif chunk.type in RESPONSE_FAILURES:
-            self.has_failed = True
-        self.last_number = max(self.last_number, chunk.sequence_number)
+                self._count()
+        if chunk.type or chunk.sequence_number >= 0:
+            self._read_response(chunk)
+        if chunk.usage is None and chunk.response is None:  # as in nearly all events
+            return
         usage = _usage_of(chunk)
         if usage is not None:
             self.usage = usage
             if chunk.choices:  # stated all along, not only at the end
                 self._tokens = max(self._tokens, float(usage.output_tokens))
 
-    @property
-    def _worth(self) -> float:
-        return self._tokens_per_event if self.num_events > 0 else 1.0
+    def _read_response(self, chunk: _Chunk) -> None:
+        """Read what events of the responses endpoint have that others have not."""
+        if chunk.type.endswith(".delta"):
+            self._count()
+        elif chunk.type in RESPONSE_ENDS:
+            self.is_done = True
+        elif chunk.type in RESPONSE_FAILURES:
+            self.has_failed = True
+        self.last_number = max(self.last_number, chunk.sequence_number)
 
-    def _count(self, num_tokens: float) -> None:
+    def _count(self, num_tokens: float | None = None) -> None:
+        """Count an event, of so many tokens if it says."""
+        if num_tokens is None:
+            num_tokens = self._tokens_per_event if self.num_events > 0 else 1.0
         self._tokens += num_tokens
         self.num_events += 1
 

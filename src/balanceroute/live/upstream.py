@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import aiohttp
+from aiohttp import hdrs
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from balanceroute.live.addresses import RankAddress
@@ -74,6 +77,15 @@ def name_rank(address: RankAddress, field: str, headers: CIMultiDict[str], body:
     return body[:end] + separator + RANK_FIELD + str(address.rank).encode() + body[end:]
 
 
+class Forwarded(aiohttp.ClientRequest):
+    """A request to an engine, of which its client has said all that there is to say."""
+
+    def update_auto_headers(self, skip_auto_headers: Iterable[str] | None) -> None:
+        """Add no headers; what could be added is looked up only where it is not there."""
+        if not (hdrs.CONTENT_TYPE in self.headers and hdrs.USER_AGENT in self.headers):
+            super().update_auto_headers(skip_auto_headers)
+
+
 def open_session() -> aiohttp.ClientSession:
     """Return a client that passes bytes on as they are and keeps connections open."""
     return aiohttp.ClientSession(
@@ -81,6 +93,7 @@ def open_session() -> aiohttp.ClientSession:
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
+        request_class=Forwarded,
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         read_bufsize=1 << 18,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import string
-from dataclasses import dataclass
 
 import msgspec
 
@@ -30,27 +29,29 @@ class BadBody(Exception):  # noqa: N818  # a request's fault, not ours
     """The body of a request is not a JSON object."""
 
 
-class _Fields(msgspec.Struct, frozen=True):
+NULL = msgspec.Raw(b"null")  # of what a request does not have
+
+
+class _Fields(msgspec.Struct, frozen=True, gc=False):
     """Top-level fields of a request, each as the bytes that it is written with."""
 
-    model: msgspec.Raw = msgspec.Raw(b"null")
-    prompt: msgspec.Raw = msgspec.Raw(b"null")
-    messages: msgspec.Raw = msgspec.Raw(b"null")
-    input: msgspec.Raw = msgspec.Raw(b"null")
-    stream: msgspec.Raw = msgspec.Raw(b"null")
-    max_tokens: msgspec.Raw = msgspec.Raw(b"null")
-    max_completion_tokens: msgspec.Raw = msgspec.Raw(b"null")
-    max_output_tokens: msgspec.Raw = msgspec.Raw(b"null")
-    priority: msgspec.Raw = msgspec.Raw(b"null")
-    user: msgspec.Raw = msgspec.Raw(b"null")
+    model: msgspec.Raw = NULL
+    prompt: msgspec.Raw = NULL
+    messages: msgspec.Raw = NULL
+    input: msgspec.Raw = NULL
+    stream: msgspec.Raw = NULL
+    max_tokens: msgspec.Raw = NULL
+    max_completion_tokens: msgspec.Raw = NULL
+    max_output_tokens: msgspec.Raw = NULL
+    priority: msgspec.Raw = NULL
+    user: msgspec.Raw = NULL
 
 
 _decode_fields = msgspec.json.Decoder(_Fields).decode
 _decode_any = msgspec.json.Decoder().decode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestFacts:
+class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a request's body tells.
 
     Attributes
@@ -172,6 +173,8 @@ def _value(raw: msgspec.Raw) -> object:
 
 
 def _integer(raw: msgspec.Raw) -> int:
+    if raw is NULL:
+        return 0
     value = _value(raw)
     is_small = type(value) is int and abs(value) < 1 << 40
     return value if is_small and isinstance(value, int) else 0
@@ -179,6 +182,8 @@ def _integer(raw: msgspec.Raw) -> int:
 
 def _client(user: msgspec.Raw) -> int:
     # A number without a table of clients, which any client could make grow.
+    if user is NULL:
+        return -1
     is_named = bytes(user).startswith(b'"')
     return abs(_hash(bytes(user))) % NUM_CLIENTS if is_named else -1
 
