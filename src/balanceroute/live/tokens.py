@@ -131,9 +131,13 @@ class TokenMeter:
             data = self._rest + data
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
-        *events, self._rest = data.split(EVENT_END)
-        for event in events:
-            self._read(event)
+        if data.find(EVENT_END) == len(data) - len(EVENT_END) >= 0:  # one event, as most often
+            self._rest = b""
+            self._read(data)
+        else:
+            *events, self._rest = data.split(EVENT_END)
+            for event in events:
+                self._read(event)
         before, self.num_tokens = self.num_tokens, round(self._tokens)
         return self.num_tokens - before
 
