@@ -143,11 +143,12 @@ async def _serve(
     from balanceroute.live.app import running_router
     from balanceroute.live.reloading import reload
     from balanceroute.live.settings_file import follow
-    from balanceroute.live.warm import warm
+    from balanceroute.live.warm import keep_for_good, warm
 
     costs, loop = costs_of(settings), asyncio.get_running_loop()
     say_what_comes(settings)
     warm(settings.policy, num_ranks=len(settings.addresses), costs=costs)
+    keep_for_good()
     async with running_router(settings, costs, reread, is_picker=is_picker) as (router, port):
         if reread is not None and hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, reload, router.parts, reread)

@@ -18,7 +18,7 @@ from balanceroute.live.processes.planes import Planes
 from balanceroute.live.reading import read_config
 from balanceroute.live.reloading import reload
 from balanceroute.live.upstream import open_session
-from balanceroute.live.warm import warm
+from balanceroute.live.warm import keep_for_good, warm
 
 REUNION_S = 2.0  # for data planes that run to say what they have under way
 
@@ -27,6 +27,7 @@ async def run_brain(start: Start) -> None:
     """Decide until told to stop."""
     in_force, config = start.in_force, start.in_force.config
     warm(config.policy, num_ranks=len(in_force.ranks), costs=start.costs)
+    keep_for_good()
     inherited = [socket.socket(fileno=number) for number in start.sockets]
     for each in inherited:
         each.setblocking(False)
