@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
+import weakref
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -13,7 +15,10 @@ import pytest
 from balanceroute.live.addresses import RankAddress
 from balanceroute.live.app import running_router
 from balanceroute.live.picker.endpoints import endpoint_of
+from balanceroute.live.picker.exchange import Exchange
+from balanceroute.live.picker.shared import Picker
 from balanceroute.live.reading import read_config
+from balanceroute.live.rpc.calls import Call
 from balanceroute.live.warm import warm
 from tests.live.fake_engine import DONE, Client, FakeEngine, chunk, run, serving, until
 
@@ -158,6 +163,84 @@ def test_a_stream_from_its_headers_to_its_end() -> None:
             await call.done_writing()
             assert grpc.aio.EOF is await call.read()
             assert grpc.StatusCode.OK == await call.code()
+
+    run(test())
+
+
+class Told:
+    """A call that notes what is sent."""
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+
+    def send(self, *messages: bytes) -> None:
+        self.messages += [pb.ProcessingResponse.FromString(message) for message in messages]
+
+    def linger(self) -> None:
+        pass
+
+    def take(self) -> list[Any]:
+        """Return what was sent since the last time."""
+        taken, self.messages = self.messages, []
+        return taken
+
+
+def test_what_comes_together_is_answered_together() -> None:
+    """Pieces of an answer's body leave as one where they go back, and are told one by one else."""
+
+    async def test() -> None:
+        async with picking() as its:
+            parts = its.client.router.parts
+            for answer_mode, num_told in ((DUPLEX, 2), (STREAMED, 4)):
+                call = Told()
+                exchange = Exchange(Picker.of(parts), cast(Call, call))
+                body = pb.ProcessingRequest(request_body={"body": BODY, "end_of_stream": True})
+                said = [asked(answer_mode=answer_mode), body]
+                exchange.receive([each.SerializeToString() for each in said])
+                assert not call.messages  # the plan comes with the next turn of the loop
+                await until(lambda: parts.group.num_waiting == 0)
+                assert ["request_headers", "request_body"] == [
+                    each.WhichOneof("response") for each in call.take()
+                ]
+                usage = b'{"usage": {"prompt_tokens": 3, "completion_tokens": 2}}'
+                said = [answered(is_stream=False), piece(usage[:9]), piece(usage[9:])]
+                said += [piece(b"", is_end=True)]
+                exchange.receive([each.SerializeToString() for each in said])
+                told = call.take()
+                assert num_told == len(told)
+                back = told[-1].response_body.response.body_mutation.streamed_response
+                expected = (usage, True) if answer_mode == DUPLEX else (b"", False)
+                assert expected == (back.body, back.end_of_stream)
+                exchange.cancel()
+                await until(lambda: parts.group.ledger.num_in_flight == 0)
+            assert 4 == parts.meters.tokens._value.get()
+
+    run(test())
+
+
+def test_what_is_over_is_let_go() -> None:
+    """Nothing of a request waits for a collector, which comes late where much is kept for good."""
+
+    async def test() -> None:
+        async with picking(num_engines=1, slots=1) as its:
+            parts = its.client.router.parts
+            body = pb.ProcessingRequest(request_body={"body": BODY, "end_of_stream": True})
+            said = [each.SerializeToString() for each in (asked(), body)]
+            exchanges = [Exchange(Picker.of(parts), cast(Call, Told())) for _ in range(2)]
+            gc.collect()
+            gc.disable()
+            try:
+                for exchange in exchanges:
+                    exchange.receive(said)
+                await until(lambda: parts.group.num_waiting == 1)  # the other has the slot
+                exchanges[0].receive([answered(is_stream=False).SerializeToString()])
+                kept = [weakref.ref(each) for each in exchanges]
+                while exchanges:
+                    exchanges.pop().cancel()
+                del exchange
+                assert [None, None] == [each() for each in kept]
+            finally:
+                gc.enable()
 
     run(test())
 

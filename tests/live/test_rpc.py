@@ -4,89 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balanceroute.live.rpc.calls import Call, Listener, Opening
 from balanceroute.live.rpc.frames import END_HEADERS, END_STREAM, PREFACE, Kind, Status, frame
 from balanceroute.live.rpc.protobuf import BadMessage, Codec, Message
-from balanceroute.live.rpc.server import RpcServer, listening
-from tests.live.fake_engine import run
-
-MAX_BYTES = 1 << 20
-SETTINGS = frame(Kind.SETTINGS, 0, 0)
-
-
-def literal(name: str, value: str) -> bytes:
-    """Return a header as HPACK writes it without its table."""
-    return b"\x00" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-
-
-HEADERS = literal(":path", "/a.B/Echo") + literal("content-type", "application/grpc")
-
-
-def message(data: bytes, *, is_compressed: bool = False) -> bytes:
-    return struct.pack(">BI", is_compressed, len(data)) + data
-
-
-class Echo:
-    """Sends back what it gets."""
-
-    def __init__(self, call: Call, _: Opening) -> None:
-        self.call = call
-
-    def receive(self, message: bytes) -> None:
-        self.call.send(message)
-
-    def half_close(self) -> None:
-        self.call.end()
-
-    def cancel(self) -> None:
-        pass
-
-
-def open_echo(call: Call, opening: Opening) -> Listener:
-    return Echo(call, opening)
-
-
-class Peer:
-    """A client that writes frames by hand."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader, self.writer = reader, writer
-
-    def send(self, *frames: bytes) -> None:
-        self.writer.write(b"".join(frames))
-
-    async def receive(self) -> tuple[int, int, int, bytes]:
-        """Return kind, flags, stream and payload of the next frame."""
-        head = await self.reader.readexactly(9)
-        size, flags, stream = struct.unpack(">IBI", head)
-        return size & 0xFF, flags, stream, await self.reader.readexactly(size >> 8)
-
-    async def find(self, kind: Kind) -> tuple[int, int, bytes]:
-        """Return flags, stream and payload of the next frame of a kind."""
-        while True:
-            its_kind, flags, stream, payload = await self.receive()
-            if its_kind == kind:
-                return flags, stream, payload
-
-
-def with_peer(test: Callable[[Peer], Coroutine[Any, Any, None]]) -> None:
-    """Run a test with a connection to a server that echoes."""
-
-    async def main() -> None:
-        server = RpcServer({"/a.B/Echo": open_echo}, max_message_bytes=MAX_BYTES)
-        async with listening(server, "127.0.0.1", 0, shutdown_s=lambda: 0.1) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            await test(Peer(reader, writer))
-            writer.close()
-
-    run(main(), 10.0)
+from tests.live.peer import HEADERS, MAX_BYTES, SETTINGS, Peer, literal, message, with_peer
 
 
 @pytest.mark.parametrize("num_pieces", [1, 2, 60])
@@ -101,7 +27,9 @@ def test_a_call_in_pieces(num_pieces: int) -> None:
         for at in range(0, len(sent), step):
             peer.send(sent[at : at + step])
             await asyncio.sleep(0.001)
-        back = b"".join([(await peer.find(Kind.DATA))[2] for _ in range(3)])
+        back = b""
+        while len(back) < len(data):
+            back += (await peer.find(Kind.DATA))[2]
         assert data == back
         flags, stream, block = await peer.find(Kind.HEADERS)
         assert (END_HEADERS | END_STREAM, 1) == (flags, stream)

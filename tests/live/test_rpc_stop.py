@@ -6,9 +6,10 @@ import asyncio
 import struct
 
 from balanceroute.live.rpc.frames import END_HEADERS, END_STREAM, PREFACE, Kind, frame
+from balanceroute.live.rpc.methods import Open
 from balanceroute.live.rpc.server import RpcServer, listening
 from tests.live.fake_engine import run
-from tests.live.test_rpc import HEADERS, MAX_BYTES, SETTINGS, Peer, literal, message, open_echo
+from tests.live.peer import HEADERS, MAX_BYTES, SETTINGS, Echo, Peer, literal, message
 
 
 def test_a_call_that_comes_as_the_server_stops() -> None:
@@ -31,7 +32,8 @@ def test_a_call_that_comes_as_the_server_stops() -> None:
         assert b"" == await peer.reader.read()
 
     async def main() -> None:
-        server = RpcServer({"/a.B/Echo": open_echo}, max_message_bytes=MAX_BYTES)
+        methods: dict[str, Open] = {"/a.B/Echo": lambda call, _: Echo(call, [])}
+        server = RpcServer(methods, max_message_bytes=MAX_BYTES)
         async with listening(server, "127.0.0.1", 0, shutdown_s=lambda: 0.1) as port:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             await test(server, Peer(reader, writer))

@@ -5,24 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from balanceroute.live.answers import Refusal
-from balanceroute.live.booking import Booking
 from balanceroute.live.events import EVENT_STREAM, error_event
-from balanceroute.live.parts import Parts
-from balanceroute.live.picker.messages import (
-    Body,
-    Headers,
-    Part,
-    go_on,
-    header_mutation,
-    piece,
-    read_headers,
-)
+from balanceroute.live.picker.messages import Part, read_body, read_headers
+from balanceroute.live.picker.replies import go_on, go_on_with, pieces
+from balanceroute.live.picker.shared import Picker
 from balanceroute.live.ticket import NO_HANDLE, Ticket
-from balanceroute.live.tokens import EventRate, TokenMeter, read_usage
+from balanceroute.live.tokens import TokenMeter, read_usage
 from balanceroute.live.wire import RequestFacts
 
 WORKER, FROM_UPSTREAM = "x-balanceroute-worker", "x-envoy-upstream-service-time"
 MAX_KEPT = 16 << 20  # bytes of an answer in one piece that are looked through for its usage
+GO_ON = go_on(Part.RESPONSE_BODY)
 
 
 class Following:
@@ -30,8 +23,8 @@ class Following:
 
     Parameters
     ----------
-    parts, booking, rate
-        Of the picker.
+    picker : Picker
+        Who has decided.
     ticket, facts : Ticket or None, RequestFacts or None
         Of the request; None if it makes no load that is accounted for.
     is_duplex : bool
@@ -42,68 +35,79 @@ class Following:
 
     def __init__(
         self,
-        parts: Parts,
-        booking: Booking,
-        rate: EventRate,
+        picker: Picker,
         *,
         ticket: Ticket | None,
         facts: RequestFacts | None,
         is_duplex: bool,
         path: str,
     ) -> None:
-        self._parts, self._booking, self._rate = parts, booking, rate
+        self._picker, self._parts, self._booking = picker, picker.parts, picker.booking
         self._ticket, self._facts = ticket, facts
         self._is_duplex, self._path = is_duplex, path
         self._meter: TokenMeter | None = None
         self._pieces: list[bytes] | None = []  # of an answer in one piece
         self._num_bytes, self._is_ok, self._is_over = 0, False, False
+        self._told: list[bytes] = []
+        self._back: list[bytes] = []  # pieces that go back, behind what is told
+        self._is_last_back = False
 
-    def begin(self, headers: Headers, rank: int, *, was_served: bool) -> list[bytes]:
-        """Take in the headers; return what Envoy is told."""
-        its = read_headers(headers.headers)
+    def take_told(self) -> list[bytes]:
+        """Return what Envoy is told of what has come since the last time."""
+        told, self._told = self._told, []
+        if self._back:
+            body, self._back = b"".join(self._back), []
+            told += pieces(Part.RESPONSE_BODY, body, is_end=self._is_last_back)
+        return told
+
+    def begin(self, content: bytes, rank: int, *, was_served: bool) -> None:
+        """Take in the headers."""
+        its, is_end = read_headers(content)
         status = int(its.get(":status") or 0)
-        self._parts.counters.requests.labels(str(status)).inc()
+        self._parts.counters.count_answer(status)
         self._is_ok = 200 <= status < 300
-        mutation = b""
-        if rank >= 0:
-            mutation = header_mutation(((WORKER, self._parts.addresses[rank].name),))
+        sets = ((WORKER, self._parts.addresses[rank].name),) if rank >= 0 else ()
+        self._told.append(go_on_with(Part.RESPONSE_HEADERS, sets, (), b""))
         if self._ticket is not None and self._ticket.handle != NO_HANDLE:
             if rank != self._ticket.rank:
                 self._booking.move(self._ticket, rank)
             if its.get("content-type", "").startswith(EVENT_STREAM):
-                self._meter = TokenMeter(self._rate.tokens_per_event)
+                self._meter = TokenMeter(self._picker.rate.tokens_per_event)
             if status >= 500:
                 has_answered = was_served and FROM_UPSTREAM in its
                 self._parts.health.fail(rank, f"HTTP {status}", has_answered=has_answered)
         if not self._is_ok:
             self._settle()
-        if headers.end_of_stream:
+        if is_end:
             self._finish()
-        return [go_on(Part.RESPONSE_HEADERS, mutation=mutation)]
 
-    def feed(self, body: Body) -> list[bytes]:
-        """Take in a piece of the body; return what Envoy is told."""
+    def feed(self, content: bytes) -> None:
+        """Take in a piece of the body."""
+        body, is_end = read_body(content)
         if self._meter is not None:
-            num_tokens = self._meter.feed(body.body)
+            num_tokens = self._meter.feed(body)
             if self._ticket is not None:
                 self._booking.grow(self._ticket, num_tokens)
             if self._meter.is_done:
                 self._complete_stream(self._meter)
         elif self._pieces is not None:
-            self._num_bytes += len(body.body)
-            self._pieces = [*self._pieces, body.body] if self._num_bytes <= MAX_KEPT else None
-        error = b""
-        if body.end_of_stream:
-            error = self._finish()
+            self._num_bytes += len(body)
+            self._pieces = [*self._pieces, body] if self._num_bytes <= MAX_KEPT else None
+        error = self._finish() if is_end else b""
         if self._is_duplex:
-            return [piece(Part.RESPONSE_BODY, body.body + error, is_end=body.end_of_stream)]
-        return [go_on(Part.RESPONSE_BODY, body=body.body + error if error else None)]
+            self._back.append(body + error)
+            self._is_last_back = is_end
+        else:
+            changed = go_on(Part.RESPONSE_BODY, body=body + error) if error else GO_ON
+            self._told.append(changed)
 
-    def end_with_trailers(self) -> list[bytes]:
+    def end_with_trailers(self) -> None:
         """Note that the body is over, and trailers follow it."""
         error = self._finish()
-        told = [go_on(Part.RESPONSE_TRAILERS)]
-        return [piece(Part.RESPONSE_BODY, error, is_end=False), *told] if error else told
+        if error and self._is_duplex:
+            self._back.append(error)
+            self._is_last_back = False
+        self._told = [*self.take_told(), go_on(Part.RESPONSE_TRAILERS)]
 
     def break_off(self) -> None:
         """Note that nothing more comes."""
@@ -145,7 +149,9 @@ class Following:
         if ticket is None or ticket.handle == NO_HANDLE:
             return
         if meter.usage is not None:
-            self._rate.learn(num_events=meter.num_events, output_tokens=meter.usage.output_tokens)
+            self._picker.rate.learn(
+                num_events=meter.num_events, output_tokens=meter.usage.output_tokens
+            )
         assert self._facts is not None
         self._booking.complete(ticket, meter.usage, self._facts)
 

@@ -76,8 +76,10 @@ class Endpoints:
 
     def pinned(self, allowed: frozenset[str] | None) -> int:
         """Return the least loaded of the allowed ranks; -1 if the policy may choose among all."""
+        if allowed is None:
+            return -1
         ranks = self.open_ranks(allowed)
-        if allowed is None or len(ranks) == sum(self._parts.health.is_open):
+        if len(ranks) == sum(self._parts.health.is_open):
             return -1
         return self._by_load(ranks, 1)[0]
 
@@ -101,6 +103,8 @@ class Endpoints:
 
     def served(self, endpoint: str, chosen: int) -> int:
         """Return the rank that has served a request, by its endpoint; the chosen one if unknown."""
+        if endpoint_of(self._parts.addresses[chosen].url) == endpoint:
+            return chosen
         number = self._parts.addresses[chosen].rank
         for rank, address in enumerate(self._parts.addresses):
             if address.rank == number and endpoint_of(address.url) == endpoint:
@@ -109,6 +113,8 @@ class Endpoints:
 
     def _by_load(self, ranks: list[int], num: int) -> list[int]:
         """Return the least loaded of some ranks, prompts under way included."""
+        if len(ranks) <= 1:  # NumPy takes a while to say so
+            return ranks
         booked = self._parts.group.ledger.ranks
         loads = (booked["load_tokens"] + booked["due_tokens"]).tolist()
         return heapq.nsmallest(num, ranks, key=loads.__getitem__)

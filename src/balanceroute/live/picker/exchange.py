@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 from multidict import CIMultiDict
 
 from balanceroute.live.answers import Refusal, overdue
 from balanceroute.live.counting import NoCounting
+from balanceroute.live.deadlines import Deadline
 from balanceroute.live.picker.answer import Following
 from balanceroute.live.picker.endpoints import subset_of
 from balanceroute.live.picker.messages import (
-    ASKED,
     Asked,
-    Body,
     BodyMode,
-    Headers,
-    Modes,
     Part,
-    destination,
-    go_on,
-    header_mutation,
-    piece,
+    read_asked,
+    read_body,
     read_headers,
     read_metadata,
+    read_modes,
 )
 from balanceroute.live.picker.refusing import refused
+from balanceroute.live.picker.replies import (
+    destination,
+    go_on,
+    go_on_with,
+    header_mutation,
+    pieces,
+)
 from balanceroute.live.picker.shared import Picker
 from balanceroute.live.rpc.calls import FAILED, Call
 from balanceroute.live.rpc.frames import Status
@@ -39,9 +43,9 @@ from balanceroute.live.wire import PATHS, BadBody, RequestFacts, read_request
 LB, SUBSET_HINT = "envoy.lb", "envoy.lb.subset_hint"  # namespaces of metadata
 DESTINATION = "x-gateway-destination-endpoint"
 SUBSET, SERVED = f"{DESTINATION}-subset", f"{DESTINATION}-served"
-MAX_PIECE = 62_000  # of a body, as other pickers send it; Envoy takes 64 KiB
 # A compressed answer could not be followed; who asks for a rank is not believed.
-ALWAYS_REMOVED = ("accept-encoding", RANK_HEADER.lower())
+RANK = RANK_HEADER.lower()
+ALWAYS_REMOVED = ("accept-encoding", RANK)
 
 log = logging.getLogger(__name__)
 
@@ -59,86 +63,95 @@ class Exchange:
 
     def __init__(self, picker: Picker, call: Call) -> None:
         self._picker, self._call = picker, call
-        self._modes = Modes()
+        self._modes: tuple[int, int] = (BodyMode.NONE, BodyMode.NONE)  # of request and answer
         self._headers: dict[str, str] = {}
+        self._path = ""
         self._tenant: str | None = None
         self._allowed: frozenset[str] | None = None
         self._pieces: list[bytes] = []
-        self._num_bytes = 0
         self._has_trailers = self._is_passed_on = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: Deadline | None = None
         self._task: asyncio.Task[None] | None = None
         self._facts: RequestFacts | None = None
         self._ticket: Ticket | None = None
-        self._rank = -1
+        self._rank, self._num_bytes = -1, 0
         self._answer: Following | None = None
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, messages: list[bytes]) -> None:
         """Take in what Envoy says, and answer if it is time."""
+        is_observed = False
         try:
-            self._take_in(ASKED.decode(message))
+            for message in messages:
+                asked = read_asked(message)
+                is_observed = asked.is_observed
+                self._take_in(asked)
         except (BadMessage, UnicodeDecodeError) as error:
             self._settle()
             self._call.end(Status.INVALID_ARGUMENT, f"this is not external processing: {error}")
+            return
         except Refusal as refusal:
             self._refuse(refusal)
+            return
+        if self._answer is not None:
+            told = self._answer.take_told()
+            if not is_observed:
+                self._call.send(*told)
 
     def _take_in(self, asked: Asked) -> None:
-        if asked.protocol_config is not None:
-            self._modes = asked.protocol_config
-        if asked.request_headers is not None:
-            self._begin(asked.request_headers, asked.metadata_context)
-        elif asked.request_body is not None:
-            self._take_body(asked.request_body)
-        elif asked.request_trailers is not None:
-            self._has_trailers = True
-            self._end_body()
-        else:
-            self._follow(asked)
+        if asked.modes:
+            self._modes = read_modes(asked.modes)
+        match asked.part:
+            case Part.REQUEST_HEADERS:
+                self._begin(asked.content, asked.metadata)
+            case Part.REQUEST_BODY:
+                self._take_body(asked.content)
+            case Part.REQUEST_TRAILERS:
+                self._has_trailers = True
+                self._end_body()
+            case _:
+                self._follow(asked)
 
-    def _begin(self, headers: Headers, metadata: bytes) -> None:
+    def _begin(self, content: bytes, metadata: bytes) -> None:
         config = self._picker.parts.config
-        self._headers = its = read_headers(headers.headers)
-        authorization = its.get("authorization", "")
-        check_authorization(authorization, config)
+        its, is_end = read_headers(content)
+        self._headers, self._path = its, its.get(":path", "").partition("?")[0]
+        check_authorization(its.get("authorization", ""), config)
         if config.has_tenants:
             self._tenant = tenant_of_headers(CIMultiDict(its), config)
         if metadata:
             hint = read_metadata(metadata, SUBSET_HINT, SUBSET)
             if hint is not None:
                 self._allowed = subset_of(hint)
-        self._picker.endpoints.open_ranks(self._allowed)  # else nothing can come of it
-        if headers.end_of_stream or self._path not in PATHS:
+        if is_end or self._path not in PATHS:
             self._rank = self._picker.endpoints.next_rank(self._allowed)
             self._is_passed_on = True
             self._call.send(self._sent_on(Part.REQUEST_HEADERS, b"")[0])
             return
+        if self._allowed is not None:
+            self._picker.endpoints.open_ranks(self._allowed)  # else nothing can come of it
         self._picker.booking.expect_room(self._tenant)
-        if self._modes.request_body_mode == BodyMode.BUFFERED:
+        if self._modes[0] == BodyMode.BUFFERED:
             self._call.send(go_on(Part.REQUEST_HEADERS))
-        elif self._modes.request_body_mode != BodyMode.FULL_DUPLEX_STREAMED:
+        elif not self._is_duplex:
             raise Refusal(500, "request_body_mode must be FULL_DUPLEX_STREAMED", "bad_setting")
 
     @property
-    def _path(self) -> str:
-        return self._headers.get(":path", "").partition("?")[0]
-
-    @property
     def _is_duplex(self) -> bool:
-        return self._modes.request_body_mode == BodyMode.FULL_DUPLEX_STREAMED
+        return self._modes[0] == BodyMode.FULL_DUPLEX_STREAMED
 
-    def _take_body(self, body: Body) -> None:
+    def _take_body(self, content: bytes) -> None:
+        body, is_end = read_body(content)
         if self._is_passed_on:
+            told = [go_on(Part.REQUEST_BODY)]
             if self._is_duplex:
-                self._send_pieces(body.body, is_end=body.end_of_stream)
-            else:
-                self._call.send(go_on(Part.REQUEST_BODY))
+                told = pieces(Part.REQUEST_BODY, body, is_end=is_end)
+            self._call.send(*told)
             return
-        self._num_bytes += len(body.body)
+        self._num_bytes += len(body)
         if self._num_bytes > (limit := self._picker.parts.config.max_body_bytes):
             raise Refusal(413, f"the body has more than {limit} bytes", "bad_request")
-        self._pieces.append(body.body)
-        if body.end_of_stream:
+        self._pieces.append(body)
+        if is_end:
             self._end_body()
 
     def _end_body(self) -> None:
@@ -178,8 +191,9 @@ class Exchange:
             pinned_rank=self._picker.endpoints.pinned(self._allowed),
         )
         limit_s = parts.config.queue_timeout_secs
-        self._timer = asyncio.get_running_loop().call_later(limit_s, self._give_up, limit_s)
+        self._deadline = self._picker.deadlines.expect(limit_s, partial(self._give_up, limit_s))
         self._picker.booking.enter(self._ticket, self._tenant, self._placed)
+        self._call.linger()
 
     def _give_up(self, limit_s: float) -> None:
         self._refuse(overdue(limit_s))
@@ -195,67 +209,59 @@ class Exchange:
     def _send_on(self, ticket: Ticket) -> None:
         """Send the request on to its rank."""
         self._stop_waiting()
-        self._picker.booking.note_wait(ticket)
+        ticket.on_placed = _forget  # else each would keep the other from being let go
         self._rank = ticket.rank
         body, self._pieces = b"".join(self._pieces), []
-        part = Part.REQUEST_HEADERS if self._is_duplex else Part.REQUEST_BODY
-        message, sent = self._sent_on(part, body)
-        self._call.send(message)
         if self._is_duplex:
-            self._send_pieces(sent, is_end=not self._has_trailers)
+            message, sent = self._sent_on(Part.REQUEST_HEADERS, body)
+            told = pieces(Part.REQUEST_BODY, sent, is_end=not self._has_trailers)
             if self._has_trailers:
-                self._call.send(go_on(Part.REQUEST_TRAILERS))
+                told.append(go_on(Part.REQUEST_TRAILERS))
+            self._call.send(message, *told)
+        else:
+            self._call.send(self._sent_on(Part.REQUEST_BODY, body)[0])
+        self._picker.booking.note_wait(ticket)
 
     def _sent_on(self, part: Part, body: bytes) -> tuple[bytes, bytes]:
         """Return the answer that names the endpoint, and the body as it goes there."""
         parts = self._picker.parts
         address, config = parts.addresses[self._rank], parts.config
         endpoints = self._picker.endpoints.named(self._rank, self._allowed)
-        sets: CIMultiDict[str] = CIMultiDict({DESTINATION: endpoints})
-        sent = name_rank(address, config.rank_field, sets, body) if body else body
-        if not body and address.rank is not None and config.rank_field == "header":
-            sets[RANK_HEADER] = str(address.rank)
+        sets: tuple[tuple[str, str], ...] = ((DESTINATION, endpoints),)
+        if address.rank is not None and config.rank_field == "header":
+            sets, sent = (*sets, (RANK, str(address.rank))), body
+        else:
+            sent = name_rank(address, config.rank_field, CIMultiDict(), body) if body else body
         present = (*ALWAYS_REMOVED, *(SECRETS if config.asks_for_keys else ()))
-        removes = [name for name in present if name in self._headers and name not in sets]
-        if sent != body:
-            removes.append("content-length")
-        named = tuple((name.lower(), value) for name, value in sets.items())
-        mutation = header_mutation(named, tuple(removes))
-        changed = sent if sent != body and not self._is_duplex else None
-        message = go_on(part, mutation=mutation, body=changed)
-        return message + destination(endpoints, LB, DESTINATION), sent
-
-    def _send_pieces(self, body: bytes, *, is_end: bool) -> None:
-        for at in range(0, max(1, len(body)), MAX_PIECE):
-            is_last = at + MAX_PIECE >= len(body)
-            part = body[at : at + MAX_PIECE]
-            self._call.send(piece(Part.REQUEST_BODY, part, is_end=is_end and is_last))
+        removes = tuple(name for name in present if name in self._headers)
+        if len(sets) > 1 and RANK in removes:
+            removes = tuple(name for name in removes if name != RANK)
+        metadata = destination(endpoints, LB, DESTINATION)
+        if sent is body:
+            return go_on_with(part, sets, removes, metadata), body
+        mutation = header_mutation(sets, (*removes, "content-length"))
+        changed = None if self._is_duplex else sent
+        return go_on(part, mutation=mutation, body=changed) + metadata, sent
 
     def _follow(self, asked: Asked) -> None:
-        if self._answer is None:
-            self._answer = Following(
-                self._picker.parts,
-                self._picker.booking,
-                self._picker.rate,
+        answer = self._answer
+        if answer is None:
+            answer = self._answer = Following(
+                self._picker,
                 ticket=self._ticket,
                 facts=self._facts,
-                is_duplex=self._modes.response_body_mode == BodyMode.FULL_DUPLEX_STREAMED,
+                is_duplex=self._modes[1] == BodyMode.FULL_DUPLEX_STREAMED,
                 path=self._path,
             )
-        if asked.response_headers is not None:
-            served = read_metadata(asked.metadata_context, LB, SERVED)
+        if asked.part == Part.RESPONSE_BODY:
+            answer.feed(asked.content)
+        elif asked.part == Part.RESPONSE_HEADERS:
+            served = read_metadata(asked.metadata, LB, SERVED)
             if self._rank >= 0 and isinstance(served, str):
                 self._rank = self._picker.endpoints.served(served, self._rank)
-            replies = self._answer.begin(
-                asked.response_headers, self._rank, was_served=served is not None
-            )
-        elif asked.response_body is not None:
-            replies = self._answer.feed(asked.response_body)
+            answer.begin(asked.content, self._rank, was_served=served is not None)
         else:
-            replies = self._answer.end_with_trailers()
-        if not asked.observability_mode:
-            for reply in replies:
-                self._call.send(reply)
+            answer.end_with_trailers()
 
     def half_close(self) -> None:
         """Note that Envoy has nothing more to say."""
@@ -274,17 +280,21 @@ class Exchange:
             self._answer.break_off()
         elif self._ticket is not None:
             self._picker.booking.settle(self._ticket)
+            self._ticket.on_placed = _forget
 
     def _stop_waiting(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None:
+            deadline.cancel()
 
     def _refuse(self, refusal: Refusal) -> None:
         """Let Envoy answer the client with a refusal."""
         self._settle()
-        counters = self._picker.parts.counters
-        counters.dropped.labels(refusal.reason).inc()
-        counters.requests.labels(str(refusal.status)).inc()
+        self._picker.parts.counters.dropped.labels(refusal.reason).inc()
+        self._picker.parts.counters.count_answer(refusal.status)
         self._call.send(refused(refusal))
         self._call.end()
+
+
+def _forget(_: Ticket) -> None:
+    """Do nothing: the request has gone on, or it has been given up."""

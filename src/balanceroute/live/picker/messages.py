@@ -1,7 +1,8 @@
-"""Those messages of Envoy's external processing that a picker needs, by their numbers on the wire.
+"""What Envoy says in external processing, as far as a picker needs it, by the numbers on the wire.
 
-They are ``envoy.service.ext_proc.v3`` and the types that it uses. What is not here is skipped when
-it is read. Answers are few and small, so each is put together by one function.
+The messages are those of ``envoy.service.ext_proc.v3`` and the types that it uses. Several come
+with every request, so they are read field by field, and no objects are made; what is not here is
+skipped.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 import struct
 from enum import IntEnum
 from functools import lru_cache
-from typing import ClassVar
+from typing import NamedTuple
 
-from balanceroute.live.rpc.protobuf import BadMessage, Codec, Message, delimited, scan, varint
+from balanceroute.live.rpc.protobuf import BadMessage, read_varint, scan
 
-OVERWRITE = b"\x18\x02"  # append_action of a header: OVERWRITE_IF_EXISTS_OR_ADD
-END = b"\x10\x01"  # end_of_stream of a piece
 MAX_DEPTH = 16
+MAX_KEPT_BYTES = 1024  # of metadata that are expected to come again
 Json = None | bool | float | str | list["Json"] | dict[str, "Json"]
 
 
@@ -29,66 +29,101 @@ class BodyMode(IntEnum):
     FULL_DUPLEX_STREAMED = 4
 
 
-class Headers(Message, frozen=True, kw_only=True):
-    """The headers of a request or an answer, unread."""
+class Part(IntEnum):
+    """What a message is about, by its number in ``ProcessingResponse``."""
 
-    numbers: ClassVar[dict[str, int]] = {"headers": 1, "end_of_stream": 3}
-    headers: bytes = b""
-    end_of_stream: bool = False
-
-
-class Body(Message, frozen=True, kw_only=True):
-    """A piece of a body."""
-
-    numbers: ClassVar[dict[str, int]] = {"body": 1, "end_of_stream": 2}
-    body: bytes = b""
-    end_of_stream: bool = False
+    REQUEST_HEADERS = 1
+    RESPONSE_HEADERS = 2
+    REQUEST_BODY = 3
+    RESPONSE_BODY = 4
+    REQUEST_TRAILERS = 5
+    RESPONSE_TRAILERS = 6
 
 
-class Trailers(Message, frozen=True, kw_only=True):
-    """Trailers, which nobody reads."""
-
-    numbers: ClassVar[dict[str, int]] = {}
-
-
-class Modes(Message, frozen=True, kw_only=True):
-    """How Envoy sends bodies."""
-
-    numbers: ClassVar[dict[str, int]] = {"request_body_mode": 1, "response_body_mode": 2}
-    request_body_mode: int = 0
-    response_body_mode: int = 0
+# Numbers in ``ProcessingRequest``, where each part's is one more than in the answer.
+FIRST_PART, LAST_PART = Part.REQUEST_HEADERS + 1, Part.RESPONSE_TRAILERS + 1
+METADATA, OBSERVABILITY, MODES = 8, 10, 11
+HEADER_KEY = 0x0A  # of an entry among headers: field 1, with a length
 
 
-class Asked(Message, frozen=True, kw_only=True):
-    """What Envoy says: one of the first six, and more."""
+class Asked(NamedTuple):
+    """What Envoy says.
 
-    numbers: ClassVar[dict[str, int]] = {
-        "request_headers": 2,
-        "response_headers": 3,
-        "request_body": 4,
-        "response_body": 5,
-        "request_trailers": 6,
-        "response_trailers": 7,
-        "metadata_context": 8,
-        "observability_mode": 10,
-        "protocol_config": 11,
-    }
-    request_headers: Headers | None = None
-    response_headers: Headers | None = None
-    request_body: Body | None = None
-    response_body: Body | None = None
-    request_trailers: Trailers | None = None
-    response_trailers: Trailers | None = None
-    metadata_context: bytes = b""
-    observability_mode: bool = False
-    protocol_config: Modes | None = None
+    Attributes
+    ----------
+    part : int
+        A `Part`.
+    content, metadata : bytes
+        Of the part, and what goes with it; unread.
+    modes : bytes
+        How Envoy sends bodies, in its first message; unread.
+    is_observed : bool
+        Whether no answer is expected.
+    """
+
+    part: int
+    content: bytes
+    metadata: bytes
+    modes: bytes
+    is_observed: bool
 
 
-ASKED = Codec(Asked)
+def read_asked(message: bytes) -> Asked:
+    r"""Return what Envoy says.
+
+    Raises
+    ------
+    BadMessage
+        If it is nothing that is known here.
+
+    Examples
+    --------
+    >>> read_asked(b'"\x03\x0a\x01a')
+    Asked(part=3, content=b'\n\x01a', metadata=b'', modes=b'', is_observed=False)
+    """
+    part, content, metadata, modes, is_observed = 0, b"", b"", b"", False
+    for number, _, value in scan(message):
+        if FIRST_PART <= number <= LAST_PART:
+            part, content = number - 1, _bytes(value)
+        elif number == METADATA:
+            metadata = _bytes(value)
+        elif number == MODES:
+            modes = _bytes(value)
+        elif number == OBSERVABILITY:
+            is_observed = value != 0
+    if part == 0:
+        raise BadMessage("it has neither headers nor a body nor trailers")
+    return Asked(part, content, metadata, modes, is_observed)
 
 
-def read_headers(raw: bytes) -> dict[str, str]:
-    """Return headers by their names, which Envoy has made lower case; of several the last.
+@lru_cache(maxsize=64)
+def read_modes(content: bytes) -> tuple[int, int]:
+    """Return how Envoy sends the bodies of requests and of answers, each a `BodyMode`."""
+    modes = {number: value for number, _, value in scan(content) if isinstance(value, int)}
+    return modes.get(1, BodyMode.NONE), modes.get(2, BodyMode.NONE)
+
+
+def read_body(content: bytes) -> tuple[bytes, bool]:
+    r"""Return a piece of a body, and whether it is the last.
+
+    Examples
+    --------
+    >>> read_body(b"\x0a\x01a\x10\x01")
+    (b'a', True)
+    """
+    body, is_end = b"", False
+    for number, _, value in scan(content):
+        if number == 1:
+            body = _bytes(value)
+        elif number == 2:
+            is_end = value != 0
+    return body, is_end
+
+
+def read_headers(content: bytes) -> tuple[dict[str, str], bool]:
+    """Return headers by their names, which Envoy has made lower case, and whether that is all.
+
+    Of several of one name the last is returned.
 
     Raises
     ------
@@ -96,19 +131,39 @@ def read_headers(raw: bytes) -> dict[str, str]:
         If they are no headers.
     """
     headers: dict[str, str] = {}
-    for _, _, entry in scan(raw):
-        name, value = _header(_bytes(entry))
-        headers[name.decode("latin-1")] = value.decode("latin-1")
-    return headers
+    is_end = False
+    for number, _, value in scan(content):
+        if number == 1:
+            _add_headers(headers, _bytes(value))
+        elif number == 3:
+            is_end = value != 0
+    return headers, is_end
+
+
+def _add_headers(headers: dict[str, str], entries: bytes) -> None:
+    """Add what a ``HeaderMap`` holds."""
+    text = entries.decode("latin-1")  # of which a character is a byte
+    at, end = 0, len(entries)
+    while at < end:
+        # As Envoy writes nearly all of them: a short name as field 1, a short value as field 3.
+        if at + 4 < end and entries[at] == entries[at + 2] == 0x0A and entries[at + 1] < 0x80:
+            after, value = at + 2 + entries[at + 1], at + 4 + entries[at + 3]
+            is_usual = value + 2 <= after <= end and entries[value] == 0x1A
+            if is_usual and value + 2 + entries[value + 1] == after:
+                headers[text[at + 4 : value]] = text[value + 2 : after]
+                at = after
+                continue
+        key, at = read_varint(entries, at)
+        size, at = read_varint(entries, at)
+        if key != HEADER_KEY or at + size > end:
+            raise BadMessage("its headers are cut off")
+        name, its_value = _header(entries[at : at + size])
+        headers[name.decode("latin-1")] = its_value.decode("latin-1")
+        at += size
 
 
 def _header(entry: bytes) -> tuple[bytes, bytes]:
     """Return name and value of a header."""
-    # As Envoy writes nearly all of them: a short name as field 1, a short value as field 3.
-    if len(entry) > 4 and entry[0] == 0x0A and (at := 2 + entry[1]) + 2 <= len(entry):
-        size = entry[at + 1]
-        if entry[at] == 0x1A and size < 0x80 and at + 2 + size == len(entry):
-            return entry[2:at], entry[at + 2 :]
     name = value = b""
     for number, _, part in scan(entry):
         if number == 1:
@@ -119,13 +174,21 @@ def _header(entry: bytes) -> tuple[bytes, bytes]:
 
 
 def read_metadata(raw: bytes, namespace: str, key: str) -> Json:
-    """Return an entry of filter metadata; None if there is none."""
+    """Return an entry of filter metadata, for reading only; None if there is none."""
+    read = _kept_metadata if len(raw) <= MAX_KEPT_BYTES else _metadata
+    return read(raw, namespace, key)
+
+
+def _metadata(raw: bytes, namespace: str, key: str) -> Json:
     wanted = namespace.encode()
     for number, _, entry in scan(raw):
         parts = {part: _bytes(value) for part, _, value in scan(_bytes(entry))}
         if number == 1 and parts.get(1) == wanted:
             return _struct(parts.get(2, b""), 0).get(key)
     return None
+
+
+_kept_metadata = lru_cache(maxsize=1024)(_metadata)
 
 
 def _struct(raw: bytes, depth: int) -> dict[str, Json]:
@@ -158,72 +221,3 @@ def _bytes(value: int | bytes) -> bytes:
     if isinstance(value, int):
         raise BadMessage("a number where there should be bytes")
     return value
-
-
-@lru_cache(maxsize=4096)
-def header_mutation(sets: tuple[tuple[str, str], ...], removes: tuple[str, ...] = ()) -> bytes:
-    """Return a ``HeaderMutation``; the same few come again and again."""
-    out = []
-    for name, value in sets:
-        header = delimited(1, name.encode("latin-1")) + delimited(3, value.encode("latin-1"))
-        out.append(delimited(1, delimited(1, header) + OVERWRITE))
-    out += [delimited(2, name.encode("latin-1")) for name in removes]
-    return b"".join(out)
-
-
-class Part(IntEnum):
-    """What an answer is about, by its number in ``ProcessingResponse``."""
-
-    REQUEST_HEADERS = 1
-    RESPONSE_HEADERS = 2
-    REQUEST_BODY = 3
-    RESPONSE_BODY = 4
-    REQUEST_TRAILERS = 5
-    RESPONSE_TRAILERS = 6
-
-
-def go_on(part: Part, *, mutation: bytes = b"", body: bytes | None = None) -> bytes:
-    r"""Return an answer by which Envoy goes on, with other headers or another body if given.
-
-    Examples
-    --------
-    >>> go_on(Part.RESPONSE_BODY)
-    b'"\x00'
-    """
-    common = delimited(2, mutation) if mutation else b""
-    if body is not None:
-        common += delimited(3, delimited(1, body))
-    return delimited(part, delimited(1, common) if common else b"")
-
-
-def piece(part: Part, body: bytes, *, is_end: bool) -> bytes:
-    """Return an answer with the next piece of a body, where Envoy leaves it to the picker."""
-    streamed = delimited(1, body) if body else b""
-    if is_end:
-        streamed += END
-    return delimited(part, delimited(1, delimited(3, delimited(3, streamed))))
-
-
-@lru_cache(maxsize=4096)
-def destination(endpoints: str, namespace: str, key: str) -> bytes:
-    """Return what tells Envoy's load balancer of endpoints, to be added to an answer."""
-    inner = delimited(1, delimited(1, key.encode()) + _nested(3, endpoints.encode()))
-    outer = delimited(1, delimited(1, namespace.encode()) + _nested(5, inner))
-    return delimited(8, outer)
-
-
-def _nested(number: int, data: bytes) -> bytes:
-    """Return a ``google.protobuf.Value`` as field 2 of a map's entry."""
-    return delimited(2, delimited(number, data))
-
-
-def immediate(status: int, mutation: bytes, body: bytes, details: str) -> bytes:
-    """Return an answer that Envoy gives the client at once."""
-    code = b"\x08" + varint(status)
-    fields = (
-        delimited(1, code),
-        delimited(2, mutation),
-        delimited(3, body),
-        delimited(5, details.encode()),
-    )
-    return delimited(7, b"".join(fields))

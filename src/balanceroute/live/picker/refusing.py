@@ -7,7 +7,7 @@ from http import HTTPStatus
 import msgspec
 
 from balanceroute.live.answers import DROP_REASON, JSON, RETRY_AFTER_S, Refusal, error_body
-from balanceroute.live.picker.messages import header_mutation, immediate
+from balanceroute.live.picker.replies import header_mutation, immediate
 
 
 def refused(refusal: Refusal) -> bytes:

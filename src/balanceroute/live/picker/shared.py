@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from balanceroute.live.booking import Booking
+from balanceroute.live.deadlines import Deadlines
 from balanceroute.live.parts import Parts
 from balanceroute.live.picker.endpoints import Endpoints
 from balanceroute.live.tokens import EventRate
@@ -18,6 +19,7 @@ class Picker:
     booking: Booking
     endpoints: Endpoints
     rate: EventRate = field(default_factory=EventRate)
+    deadlines: Deadlines = field(default_factory=Deadlines)
 
     @staticmethod
     def of(parts: Parts) -> Picker:

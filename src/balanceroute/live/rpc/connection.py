@@ -1,8 +1,9 @@
 """One HTTP/2 connection that a client makes calls on, without a task for each of them.
 
 A gateway sends several small messages per request and waits for the answers to some of them, so
-what counts is the time from bytes to bytes. Here that is a function call: frames are read, messages
-handed to whom they belong, and what that writes leaves with one system call.
+what counts is the time from bytes to bytes. Here that is a function call: all frames that have come
+are read, each call that they touch has a turn with its messages, and what the turns write leaves
+with one system call. A call that is opened and reset in what has come writes nothing.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from balanceroute.live.rpc.frames import (
     END_STREAM,
     FIRST_FRAME_SIZE,
     FIRST_WINDOW,
-    HEADER_SIZE,
     MAX_WINDOW,
-    PREFACE,
+    PADDED,
     PRIORITY,
     ConnectionFault,
     ErrorCode,
+    FrameReader,
     Kind,
     Setting,
     frame,
@@ -68,13 +69,14 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._rest, self._has_preface = b"", False
+        self._frames = FrameReader(OUR_FRAME_SIZE)
         self._reader = HeaderReader(MAX_HEADER_BYTES)
         self._block: tuple[int, int, bytes] | None = None  # stream, flags, headers so far
         self._last_stream = 0
         self.calls: dict[int, Call] = {}
+        self._touched: list[Call] = []  # that have a turn in the next flush
         self._out: list[bytes] = []
-        self._flush_due = False
+        self._flush_due = self._lingers = False
         self.window, self.first_window = FIRST_WINDOW, FIRST_WINDOW  # for what we send
         self.frame_size = FIRST_FRAME_SIZE
         self._num_unacknowledged = 0
@@ -113,49 +115,56 @@ class Connection(asyncio.Protocol):
         self.calls.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Read whole frames, and keep the rest."""
-        data = self._rest + data if self._rest else data
-        at = 0
+        """Read whole frames, let the calls that they touch have their turns, and write."""
+        self._flush_due = True  # below
         try:
-            if not self._has_preface:
-                if not data.startswith(PREFACE[: len(data)]):
-                    raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
-                if len(data) < len(PREFACE):
-                    self._rest = data
-                    return
-                self._has_preface, at = True, len(PREFACE)
-            while at + HEADER_SIZE <= len(data):
-                size, flags, stream = struct.unpack_from(">IBI", data, at)
-                kind, size = size & 0xFF, size >> 8
-                if size > OUR_FRAME_SIZE:
-                    raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame is too large")
-                end = at + HEADER_SIZE + size
-                if end > len(data):
-                    break
+            for kind, flags, number, payload in self._frames.read(data):
                 if self._block is not None and kind != Kind.CONTINUATION:
                     raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "headers are cut off")
                 read = self._readers.get(kind)
                 if read is not None:
-                    read(stream & MAX_WINDOW, flags, data[at + HEADER_SIZE : end])
-                at = end
+                    read(number, flags, payload)
         except ConnectionFault as fault:
             self._fail(fault)
             return
-        self._rest = data[at:]
-        self._flush()
+        self._take_turns()
+        self._flush_due = False
+        (self._schedule if self._lingers else self._flush)()
+        self._lingers = False
+
+    def linger(self) -> None:
+        """Write a turn later: there will be more to write, and each time costs."""
+        self._lingers = True
+
+    def touch(self, call: Call) -> None:
+        """Let a call have its turn before this one of the loop is over."""
+        if not call.is_touched:
+            call.is_touched = True
+            self._touched.append(call)
+            self._schedule()
 
     def write(self, data: bytes) -> None:
         """Write with what else is written in this turn of the loop."""
         self._out.append(data)
+        self._schedule()
+
+    def _schedule(self) -> None:
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self._flush_due = True  # for what the turns write, which leaves below
+        self._take_turns()
         self._flush_due = False
         if self._out and self._transport is not None:
             self._transport.write(b"".join(self._out))
         self._out.clear()
+
+    def _take_turns(self) -> None:
+        for call in self._touched:  # which may touch others, behind it in the list
+            call.turn()
+        self._touched.clear()
 
     def stop(self) -> None:
         """Take no more calls; the connection is closed when the last one has ended."""
@@ -187,7 +196,10 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------- frames
 
     def _data(self, number: int, flags: int, payload: bytes) -> None:
-        self._acknowledge(len(payload))
+        self._num_unacknowledged += len(payload)
+        if self._num_unacknowledged > OUR_WINDOW:
+            self.write(window_update(0, self._num_unacknowledged))
+            self._num_unacknowledged = 0
         call = self.calls.get(number)
         if call is None:
             if number == 0 or number > self._last_stream:
@@ -197,14 +209,9 @@ class Connection(asyncio.Protocol):
         if call.num_received > OUR_WINDOW // 2:
             self.write(window_update(number, call.num_received))
             call.num_received = 0
-        # A priority is no part of such frames, whatever the bit means elsewhere.
-        call.feed(unpadded(flags & ~PRIORITY, payload), is_end=bool(flags & END_STREAM))
-
-    def _acknowledge(self, num_bytes: int) -> None:
-        self._num_unacknowledged += num_bytes
-        if self._num_unacknowledged > OUR_WINDOW:
-            self.write(window_update(0, self._num_unacknowledged))
-            self._num_unacknowledged = 0
+        if flags & PADDED:  # a priority is no part of such frames, whatever the bit means elsewhere
+            payload = unpadded(flags & ~PRIORITY, payload)
+        call.feed(payload, is_end=flags & END_STREAM != 0)
 
     def _headers(self, number: int, flags: int, payload: bytes) -> None:
         self._gather(number, flags, unpadded(flags, payload))
@@ -282,10 +289,11 @@ class Connection(asyncio.Protocol):
             self._send_more()
         elif (call := self.calls.get(number)) is not None:
             call.window += more
-            call.send_more()
+            self.touch(call)
         if self.window > MAX_WINDOW:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window too large")
 
     def _send_more(self) -> None:
-        for call in list(self.calls.values()):
-            call.send_more()
+        for call in self.calls.values():
+            if call.has_to_send:
+                self.touch(call)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
 from urllib.parse import quote
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-HEADER_SIZE = 9  # of a frame: length, type, flags, stream
+HEADER = struct.Struct(">IBI")  # of a frame: length and type, flags, stream
 END_STREAM, END_HEADERS, PADDED, PRIORITY = 0x1, 0x4, 0x8, 0x20
 ACK = 0x1
 FIRST_WINDOW, FIRST_FRAME_SIZE = 65_535, 16_384  # until a peer says otherwise
@@ -84,6 +85,55 @@ class ConnectionFault(Exception):  # noqa: N818  # of a peer
         self.code = code
 
 
+class FrameReader:
+    r"""Cuts what comes on a connection into frames.
+
+    Parameters
+    ----------
+    max_size : int
+        Bytes of the longest frame that is taken, without its header.
+
+    Examples
+    --------
+    >>> reader = FrameReader(100)
+    >>> list(reader.read(PREFACE + frame(Kind.PING, ACK, 0, b"12345678")[:-1]))
+    []
+    >>> list(reader.read(b"8"))
+    [(6, 1, 0, b'12345678')]
+    """
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._rest, self._has_preface = b"", False
+
+    def read(self, data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield kind, flags, stream and payload of each frame, and keep what is left.
+
+        Raises
+        ------
+        ConnectionFault
+            If this is not HTTP/2, or a frame is too long.
+        """
+        data = self._rest + data if self._rest else data
+        at, end = 0, len(data)
+        if not self._has_preface:
+            if not data.startswith(PREFACE[:end]):
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "this is not HTTP/2")
+            if end >= len(PREFACE):
+                self._has_preface, at = True, len(PREFACE)
+        while self._has_preface and at + HEADER.size <= end:
+            size, flags, stream = HEADER.unpack_from(data, at)
+            kind, size = size & 0xFF, size >> 8
+            if size > self._max_size:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame is too large")
+            start = at + HEADER.size
+            if start + size > end:
+                break
+            at = start + size
+            yield kind, flags, stream & MAX_WINDOW, data[start:at]
+        self._rest = data[at:]
+
+
 def frame(kind: Kind, flags: int, stream: int, payload: bytes = b"") -> bytes:
     r"""Return a frame.
 
@@ -92,7 +142,7 @@ def frame(kind: Kind, flags: int, stream: int, payload: bytes = b"") -> bytes:
     >>> frame(Kind.PING, ACK, 0, b"12345678")
     b'\x00\x00\x08\x06\x01\x00\x00\x00\x0012345678'
     """
-    return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream) + payload
+    return HEADER.pack(len(payload) << 8 | kind, flags, stream) + payload
 
 
 def settings_frame(settings: dict[Setting, int]) -> bytes:

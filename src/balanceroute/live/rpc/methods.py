@@ -55,11 +55,11 @@ class Unary:
         self._message: bytes | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def receive(self, message: bytes) -> None:
+    def receive(self, messages: list[bytes]) -> None:
         """Keep the message."""
-        if self._message is not None:
+        if self._message is not None or len(messages) > 1:
             self._call.end(Status.INVALID_ARGUMENT, "one message is expected")
-        self._message = message
+        self._message = messages[0]
 
     def half_close(self) -> None:
         """Answer."""

@@ -169,17 +169,17 @@ def scan(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
         key = data[at]
         at += 1
         if key > 0x7F:
-            key, at = _varint(data, at - 1)
+            key, at = read_varint(data, at - 1)
         wire_type = key & 7
         if wire_type == VARINT:
-            value, at = _varint(data, at)
+            value, at = read_varint(data, at)
             yield key >> 3, wire_type, value
             continue
         if wire_type == DELIMITED:
             size = data[at] if at < end else 0xFF
             at += 1
             if size > 0x7F:
-                size, at = _varint(data, at - 1)
+                size, at = read_varint(data, at - 1)
         elif wire_type in SIZES:
             size = SIZES[wire_type]
         else:
@@ -190,8 +190,8 @@ def scan(data: bytes) -> Iterator[tuple[int, int, int | bytes]]:
         at += size
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return an integer and where it ends."""
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return the integer that begins there, and where it ends."""
     value = shift = 0
     try:
         for index in range(at, at + MAX_VARINT_BYTES):
