@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+from functools import partial
+from pathlib import Path
 
+import pytest
+
+from balanceroute.errors import ConfigError
 from balanceroute.live.rpc.frames import (
     END_HEADERS,
     END_STREAM,
@@ -13,7 +19,9 @@ from balanceroute.live.rpc.frames import (
     Status,
     frame,
 )
-from tests.live.peer import HEADERS, SETTINGS, Peer, literal, message, with_peer
+from balanceroute.live.rpc.server import RpcServer, listening
+from tests.live.fake_engine import run
+from tests.live.peer import HEADERS, SETTINGS, Echo, Peer, literal, message, with_peer
 
 CANCEL = frame(Kind.RST_STREAM, 0, 1, struct.pack(">I", 8))
 
@@ -88,3 +96,28 @@ def test_a_half_closed_call_that_the_window_holds_up() -> None:
         assert literal("grpc-status", "0") == (await peer.find(Kind.HEADERS))[2]
 
     with_peer(test)
+
+
+def test_a_unix_socket(tmp_path: Path) -> None:
+    """It is served besides the port, also where a server has left its own; else it is said why."""
+    path = str(tmp_path / "rpc.sock")
+
+    async def test() -> None:
+        told: list[object] = []
+        server = RpcServer({"/a.B/Echo": lambda call, _: Echo(call, told)}, max_message_bytes=99)
+        serving = partial(listening, server, "127.0.0.1", 0, shutdown_s=lambda: 0.1)
+        for _ in range(2):
+            async with serving(path=path) as port:
+                for opening in (
+                    asyncio.open_unix_connection(path),
+                    asyncio.open_connection("127.0.0.1", port),
+                ):
+                    peer = Peer(*await opening)
+                    peer.send(PREFACE, SETTINGS, opened(1), said(1, message(b"a")))
+                    assert message(b"a") == (await peer.find(Kind.DATA))[2]
+                    peer.writer.close()
+        with pytest.raises(ConfigError, match=r"none/rpc.sock: .*--grpc-socket"):
+            async with serving(path=str(tmp_path / "none" / "rpc.sock")):
+                pass
+
+    run(test())

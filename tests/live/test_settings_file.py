@@ -59,3 +59,7 @@ def test_a_grpc_port_for_nothing() -> None:
     assert 0 == read_config(None, settings, is_picker=True).grpc_port
     with pytest.raises(ConfigError, match="--decisions"):
         read_config(None, settings)
+    settings = {"worker_urls": ["http://10.0.0.1:8000"], "grpc_socket": "/run/picker.sock"}
+    assert "/run/picker.sock" == read_config(None, settings, is_picker=True).grpc_socket
+    with pytest.raises(ConfigError, match="--grpc-port"):
+        read_config(None, settings)

@@ -53,6 +53,9 @@ def epp(
         int | None, option("For metrics and /workers; 0 takes a free one; else 30000.")
     ] = None,
     grpc_port: Annotated[int | None, option("Where Envoy asks; else 9002.")] = None,
+    grpc_socket: Annotated[
+        str | None, option("Unix socket where Envoy may ask, too; else none.")
+    ] = None,
     log_level: LogLevel = "info",
     log_format: LogFormat = "text",
 ) -> None:

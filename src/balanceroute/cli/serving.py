@@ -153,7 +153,8 @@ async def _serve(
         if reread is not None and hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, reload, router.parts, reread)
         host = in_url(settings.host)
-        grpc = f"grpc://{host}:{router.grpc_port} and " if router.grpc_port else ""
+        local = f", unix:{settings.grpc_socket}" if settings.grpc_socket else ""
+        grpc = f"grpc://{host}:{router.grpc_port}{local} and " if router.grpc_port else ""
         typer.echo(
             f"balanceroute: {settings.policy} in front of {router.group.num_ranks} ranks "
             f"on {grpc}http://{host}:{port}"

@@ -115,6 +115,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         How long a rank is held for such a request of which nothing is heard.
     grpc_port : int or None
         Where gRPC is served, on the same host; None: nowhere.
+    grpc_socket : str or None
+        Path of a Unix socket on which it is served as well; None: there is none.
     session_header : str or None
         Header that names the session of a request; for `br_fleet`.
     prefix_blocks : int
@@ -183,6 +185,7 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     decisions: bool = False
     decision_lease_secs: Seconds = 60.0
     grpc_port: Port | None = None
+    grpc_socket: str | None = None
     session_header: str | None = None
     prefix_blocks: Annotated[int, Meta(ge=0, le=1 << 24)] = 0
     otlp_traces_endpoint: str | None = None

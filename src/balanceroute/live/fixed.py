@@ -32,6 +32,7 @@ FIXED = (
     "tokenize_timeout_secs",
     "decisions",
     "grpc_port",
+    "grpc_socket",
     "prefix_blocks",
     "otlp_traces_endpoint",
 )

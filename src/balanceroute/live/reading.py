@@ -128,6 +128,8 @@ def _check_uses(config: ServeConfig, *, is_picker: bool) -> None:
         )
     if config.grpc_port is not None and not config.decisions and not is_picker:
         raise ConfigError("--grpc-port serves decisions; give --decisions, too")
+    if config.grpc_socket is not None and config.grpc_port is None and not is_picker:
+        raise ConfigError("grpc_socket is served besides --grpc-port; give that, too")
     if config.processes > 1:
         check_processes(config, is_picker=is_picker)
     collector = config.otlp_traces_endpoint

@@ -34,7 +34,7 @@ async def serving_grpc(
     Raises
     ------
     ConfigError
-        If the port is taken.
+        If the port is taken, or the socket cannot be made.
     MissingExtraError
         If what reads HTTP/2's headers is not installed.
     """
@@ -53,6 +53,7 @@ async def serving_grpc(
         server,
         config.host,
         config.grpc_port,
+        path=config.grpc_socket,
         shutdown_s=lambda: parts.config.shutdown_timeout_secs,
     ) as port:
         yield port

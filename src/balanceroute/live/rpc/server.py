@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 
 from balanceroute.errors import ConfigError
@@ -58,26 +58,40 @@ class RpcServer:
 
 @contextlib.asynccontextmanager
 async def listening(
-    server: RpcServer, host: str, port: int, *, shutdown_s: Callable[[], float]
+    server: RpcServer,
+    host: str,
+    port: int,
+    *,
+    shutdown_s: Callable[[], float],
+    path: str | None = None,
 ) -> AsyncIterator[int]:
-    """Serve on a port for the time of the context, and give the port.
+    """Serve on a port, and on a Unix socket if it has a path, and give the port.
 
     Raises
     ------
     ConfigError
-        If the port is taken.
+        If the port is taken, or the socket cannot be made.
     """
-    loop = asyncio.get_running_loop()
+    connect = partial(Connection, server)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(lambda: server.stop(shutdown_s()))
+        loop = asyncio.get_running_loop()
+        with _told_as(f"{host}:{port}", "--grpc-port"):
+            listener = await loop.create_server(connect, host, port, backlog=BACKLOG)
+        stack.callback(listener.close)
+        if path is not None:  # one that a server has left there is replaced
+            with _told_as(path, "--grpc-socket"):
+                local = await loop.create_unix_server(connect, path, backlog=BACKLOG)
+            stack.callback(local.close)
+        yield int(listener.sockets[0].getsockname()[1])
+
+
+@contextlib.contextmanager
+def _told_as(where: str, flag: str) -> Iterator[None]:
+    """Say in one line that there can be no listening there."""
     try:
-        listener = await loop.create_server(
-            partial(Connection, server), host, port, backlog=BACKLOG
-        )
+        yield
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --grpc-port"
+            f"cannot listen on {where}: {error.strerror or error}; choose another {flag}"
         ) from error
-    try:
-        yield int(listener.sockets[0].getsockname()[1])
-    finally:
-        listener.close()
-        await server.stop(shutdown_s())
