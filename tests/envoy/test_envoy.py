@@ -34,10 +34,20 @@ class Stack:
     """Emulated ranks, a picker and Envoy, of which the latter two can be killed and started."""
 
     def __init__(
-        self, engine: EmulatedGroup, folder: Path, flags: list[str], more_ports: Sequence[int]
+        self,
+        engine: EmulatedGroup,
+        folder: Path,
+        flags: list[str],
+        *,
+        more_ports: Sequence[int],
+        is_local: bool,
     ) -> None:
         self.engine, self._folder, self._flags = engine, folder, flags
         self.port, self._grpc_port = free_port(), free_port()
+        self._picker: int | Path = self._grpc_port  # where Envoy asks
+        if is_local:
+            self._picker = folder / "picker.sock"
+            self._flags += ["--grpc-socket", str(self._picker)]
         self.url = f"http://127.0.0.1:{self.port}"
         self._ports = [int(url.rsplit(":", 1)[1]) for url in engine.urls]
         self._envoy_ports = [*self._ports, *more_ports]
@@ -62,7 +72,7 @@ class Stack:
     async def start_envoy(self) -> None:
         """Start Envoy, and wait until it serves."""
         config = envoy_config(
-            port=self.port, engine_ports=self._envoy_ports, picker_port=self._grpc_port, modes={}
+            port=self.port, engine_ports=self._envoy_ports, picker=self._picker, modes={}
         )
         file = self._folder / "envoy.json"
         file.write_bytes(config)
@@ -128,12 +138,16 @@ class Stack:
 
 @contextlib.asynccontextmanager
 async def stack(
-    folder: Path, *flags: str, more_ports: Sequence[int] = (), **settings: Any
+    folder: Path,
+    *flags: str,
+    more_ports: Sequence[int] = (),
+    is_local: bool = False,
+    **settings: Any,
 ) -> AsyncIterator[Stack]:
     """Run all of it."""
     config = server_config(num_slots=NUM_SLOTS, **{"has_port_per_rank": True} | settings)
     async with emulated_groups(config) as (engine,):
-        its = Stack(engine, folder, list(flags), more_ports)
+        its = Stack(engine, folder, list(flags), more_ports=more_ports, is_local=is_local)
         try:
             await its.start_picker()
             await its.start_envoy()
@@ -142,12 +156,15 @@ async def stack(
             await its.stop()
 
 
-@pytest.mark.parametrize("is_streamed", [True, False])
-def test_requests_wait_for_slots(tmp_path: Path, is_streamed: bool) -> None:
+@pytest.mark.parametrize(("is_streamed", "is_local"), [(True, False), (False, True)])
+def test_requests_wait_for_slots(tmp_path: Path, is_streamed: bool, is_local: bool) -> None:
     """Five times as many as there are slots are whole; they wait at the picker, not on ranks."""
 
     async def test() -> None:
-        async with stack(tmp_path) as its, aiohttp.ClientSession() as session:
+        async with (
+            stack(tmp_path, is_local=is_local) as its,
+            aiohttp.ClientSession() as session,
+        ):
             asked = [
                 asyncio.create_task(its.ask(session, 60, is_streamed=is_streamed))
                 for _ in range(40)
