@@ -194,7 +194,7 @@ async function follow() {
       if (done) break;
       const parts = (rest + value).split("\n\n");
       rest = parts.pop();
-      if (parts.length > 0) take(JSON.parse(parts.at(-1).slice(6)));
+      for (const part of parts) take(JSON.parse(part.slice(6))); // the first has what no other has
     }
   } catch (error) {
     console.info("the stream has ended:", error.message);
