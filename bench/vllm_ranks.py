@@ -30,12 +30,7 @@ from tests_vllm.models import make_model
 from tests_vllm.servers import Server, running_server
 
 ON = {"BALANCEROUTE_VLLM": "1"}
-ARMS = {
-    "vllm": {"BALANCEROUTE_VLLM": "observe"},
-    "balanceroute": ON,
-    "level": ON | {"BALANCEROUTE_POLICY": "br_auto,waves=false"},
-}
-AHEAD = {"level": 2}  # requests that a rank may have beyond its slots
+AHEAD = 2  # requests that a rank may have beyond its slots, where tokens only are levelled
 LOOK_S = 0.2  # from one look at the engines' own counters to the next
 MIDDLE = (0.1, 0.85)  # of a run, in which both ranks are busy
 SUMS = ("held", "barrier", "spread")  # of tokens by time, by the plug-in's ledger
@@ -62,12 +57,10 @@ def main() -> None:
             servers = dict(known(text) for text in given.urls)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            servers = {}
-            for arm in ARMS:
-                environment = dict(ARMS[arm])
-                if arm in AHEAD:
-                    environment["BALANCEROUTE_SLOTS"] = str(given.slots + AHEAD[arm])
-                servers[arm] = stack.enter_context(start(folder, environment, given.slots))
+            servers = {
+                arm: stack.enter_context(start(folder, environment, given.slots))
+                for arm, environment in arms(given.slots).items()
+            }
         runs = []
         for repeat in range(given.repeats):
             order = list(servers) if repeat % 2 == 0 else list(servers)[::-1]
@@ -81,6 +74,12 @@ def main() -> None:
         settings = {name: value for name, value in vars(given).items() if name != "out"}
         result = {"machine": describe_machine(), "settings": settings, "runs": runs}
         given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def arms(slots: int) -> dict[str, dict[str, str]]:
+    """Return the environment of each server, whose ranks have so many slots."""
+    level = {"BALANCEROUTE_POLICY": "br_auto,waves=false", "BALANCEROUTE_SLOTS": str(slots + AHEAD)}
+    return {"vllm": {"BALANCEROUTE_VLLM": "observe"}, "balanceroute": ON, "level": ON | level}
 
 
 def known(text: str) -> tuple[str, Server]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from balanceroute.live.app import running_router
 from balanceroute.live.picker.endpoints import endpoint_of
 from balanceroute.live.reading import read_config
+from balanceroute.live.warm import warm
 from tests.live.fake_engine import Client, FakeEngine, serving
 
 grpc = pytest.importorskip("grpc", reason="grpcio is not installed")
@@ -93,11 +95,18 @@ def mutated(common: Any) -> dict[str, str]:
     return {option.header.key: option.header.raw_value.decode() for option in options}
 
 
+@functools.cache
+def compile_once() -> None:
+    """Compile what the picker calls."""
+    warm("br_0", num_ranks=2, costs=None)
+
+
 @contextlib.asynccontextmanager
 async def picking(
     num_engines: int = 2, ranks_per_engine: int = 0, **settings: object
 ) -> AsyncIterator[Gateway]:
-    """Run a picker in front of engines."""
+    """Run a picker in front of engines; no request waits for a compiler, as with `epp`."""
+    compile_once()
     async with contextlib.AsyncExitStack() as stack:
         engines = [
             await stack.enter_async_context(serving(FakeEngine())) for _ in range(num_engines)

@@ -7,12 +7,10 @@ import weakref
 from typing import Any, cast
 
 import msgspec
-import pytest
 
 from balanceroute.live.picker.exchange import Exchange
 from balanceroute.live.picker.shared import Picker
 from balanceroute.live.rpc.calls import Call
-from balanceroute.live.warm import warm
 from tests.live.fake_engine import DONE, chunk, run, until
 from tests.live.gateway import (
     BODY,
@@ -30,12 +28,6 @@ from tests.live.gateway import (
     picking,
     piece,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled() -> None:
-    """Let no request here wait for a compiler, as `epp` does."""
-    warm("br_0", num_ranks=2, costs=None)
 
 
 def test_a_stream_from_its_headers_to_its_end() -> None:

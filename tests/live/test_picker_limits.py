@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from balanceroute.live.addresses import RankAddress
-from balanceroute.live.warm import warm
 from tests.live.fake_engine import chunk, run, until
 from tests.live.gateway import (
     BODY,
@@ -23,12 +22,6 @@ from tests.live.gateway import (
     picking,
     piece,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled() -> None:
-    """Let no request here wait for a compiler, as `epp` does."""
-    warm("br_0", num_ranks=2, costs=None)
 
 
 def test_subsets() -> None:
