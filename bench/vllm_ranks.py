@@ -63,8 +63,8 @@ def main() -> None:
             }
         runs = []
         for repeat in range(given.repeats):
-            order = list(servers) if repeat % 2 == 0 else list(servers)[::-1]
-            for arm in order:
+            turn = repeat % len(servers)  # each comes first as often as last: machines tire
+            for arm in [*servers, *servers][turn : turn + len(servers)]:
                 lengths = mixed_lengths(given.requests, given.first_seed + repeat)
                 run = measure(servers[arm], lengths, given.concurrency)
                 runs.append({"arm": arm, "seed": given.first_seed + repeat} | run)

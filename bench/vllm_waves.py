@@ -3,6 +3,7 @@
 Runs in the environment of `make test-vllm`. First requests decode on rank 1 alone while prompts are
 computed on rank 0: how long do their tokens wait? Then requests with long prompts come at random,
 under vLLM's own rule, its own means (small chunks, prefills in every Nth step), and the plug-in.
+The first three arms, or those of `--arms`, are up together and take turns.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import statistics
 import tempfile
 import time
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from tests_vllm.servers import Server
 ON = {"BALANCEROUTE_VLLM": "1"}
 ARMS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "vllm": ({}, ()),
-    "vllm, chunks of 512": ({}, ("--max-num-batched-tokens", "512")),
     "vllm, every 8th step": ({}, ("--prefill-schedule-interval", "8")),
     "balanceroute": (ON, ()),
+    "vllm, chunks of 512": ({}, ("--max-num-batched-tokens", "512")),
     "balanceroute without waves": (ON | {"BALANCEROUTE_POLICY": "br_auto,waves=false"}, ()),
 }
+AT_ONCE = 3  # servers of 6 GiB each that are up by default
 STALLED_ARMS = ("vllm", "vllm, chunks of 512")
 NUM_SLOTS = 32
 NUM_DECODING, NUM_PROMPTS = 4, 8  # streams on rank 1, and prompts on rank 0 of each length
@@ -48,34 +50,36 @@ OUTPUT_TOKENS = (20, 60)
 def main() -> None:
     """Measure, print, and write what was measured."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--arms", nargs="*", default=list(ARMS)[:AT_ONCE], choices=list(ARMS))
     parser.add_argument("--rates", type=float, nargs="*", default=[1.0, 2.0, 3.0])
     parser.add_argument("--seconds", type=float, default=30.0, help="of arrivals, each rate")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--urls", nargs="*", default=[], help="ARM=PORT of those that are up")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    up = dict(known(text) for text in given.urls)
     rows: list[dict[str, Any]] = []
-    for arm in up or given.arms:
-        with contextlib.ExitStack() as stack:
-            if up:
-                server = up[arm]
-            else:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                environment, arguments = ARMS[arm]
-                server = stack.enter_context(start(folder, environment, NUM_SLOTS, *arguments))
-            if arm in STALLED_ARMS:
-                rows += [{"arm": arm} | row for row in asyncio.run(measure_stalls(server))]
-            for seed in range(given.repeats):
-                for rate_per_s in given.rates:
-                    row = measure_load(server, rate_per_s, given.seconds, seed)
-                    rows.append({"arm": arm} | row)
-                    print(json.dumps(rows[-1]), flush=True)
+    with contextlib.ExitStack() as stack:
+        up = dict(known(text) for text in given.urls)
+        servers = up or {arm: start_arm(stack, arm) for arm in given.arms}
+        for arm in [arm for arm in STALLED_ARMS if arm in servers]:
+            rows += [{"arm": arm} | row for row in asyncio.run(measure_stalls(servers[arm]))]
+        for seed in range(given.repeats):
+            order = list(servers) if seed % 2 == 0 else list(servers)[::-1]
+            for rate_per_s, arm in itertools.product(given.rates, order):
+                row = measure_load(servers[arm], rate_per_s, given.seconds, seed)
+                rows.append({"arm": arm} | row)
+                print(json.dumps(rows[-1]), flush=True)
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         result = {"machine": describe_machine(), "rows": rows}
         given.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def start_arm(stack: contextlib.ExitStack, arm: str) -> Server:
+    """Return a server of an arm that is up until the stack is left."""
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    environment, arguments = ARMS[arm]
+    return stack.enter_context(start(folder, environment, NUM_SLOTS, *arguments))
 
 
 async def measure_stalls(server: Server) -> list[dict[str, Any]]:
@@ -118,7 +122,7 @@ async def _gaps_beside(
         gaps = [
             later - earlier
             for times_s in streams
-            for earlier, later in pairwise(times_s)
+            for earlier, later in itertools.pairwise(times_s)
             if began_s <= later and earlier <= ended_s
         ]
         longest += [max(gaps)] if gaps else []

@@ -172,8 +172,10 @@ def test_refusals() -> None:
             with pytest.raises(DecisionError, match="401"):
                 await nobody.select(ASKED)
             async with DecisionClient(router.url, key="k") as client:
+                held = await client.select(ASKED)
                 with pytest.raises(DecisionError, match="429"):
                     await client.select(ASKED)
+                await client.release(held.id, "")
         async with deciding(num_ranks=1, health_check_interval_secs=30.0) as (router, client):
             for _ in range(2):
                 held = await client.select(ASKED)

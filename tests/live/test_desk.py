@@ -137,12 +137,12 @@ def test_a_refusal_comes_through(tmp_path: Path) -> None:
         desk = Desk(0, 2, PromptCounter())
         async with brain(path, queue_size=0) as parts:
             await connect(desk, path)
+            for rank in range(2):
+                parts.group.set_open(rank, is_open=False)
             with pytest.raises(Refusal, match="0 requests are waiting") as refused:
                 await desk.place(Ticket(prompt_tokens=1), None, LIMIT_S)
             assert (429, "queue_full") == (refused.value.status, refused.value.reason)
             parts.config = settings(slots=1)
-            for rank in range(2):
-                parts.group.set_open(rank, is_open=False)
             late = Ticket(prompt_tokens=1)
             with pytest.raises(Refusal, match=r"no rank within 0\.1 s"):
                 await desk.place(late, None, 0.1)

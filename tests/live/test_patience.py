@@ -146,3 +146,25 @@ def test_a_request_that_takes_too_long() -> None:
                 client.expect_nothing_left()
 
     run(test())
+
+
+@pytest.mark.parametrize("binding", ["pooled", "immediate"])
+def test_a_burst_that_free_slots_can_take(binding: str) -> None:
+    """It is not turned away although it comes at once and nobody may wait."""
+
+    async def test() -> None:
+        async with serving(FakeEngine(hang)) as engine:
+            settings = {"slots": 4, "queue_size": 0, "binding": binding}
+            async with routing(engine, **settings) as client:
+                body = {"prompt": [1], "stream": True}
+                running = [asyncio.create_task(client.post(body)) for _ in range(4)]
+                await until(lambda: len(engine.bodies) == 4)
+                if binding == "pooled":
+                    status, _, headers = await client.post()
+                    assert (429, "queue_full") == (status, headers["x-balanceroute-dropped-reason"])
+                for task in running:
+                    task.cancel()
+                await until(lambda: client.router.group.ledger.num_in_flight == 0)
+                client.expect_nothing_left()
+
+    run(test())

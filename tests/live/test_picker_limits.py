@@ -48,7 +48,8 @@ def test_refusals() -> None:
     """Bad JSON is 400, a full queue 429 with Retry-After, no fit rank 503, all in OpenAI's form."""
 
     async def test() -> None:
-        async with picking(queue_size=0) as its:
+        async with picking(num_engines=1, slots=1, queue_size=0) as its:
+            held, _ = await its.pick()
             call = its.call()
             await call.write(asked())
             refusal = (await call.read()).immediate_response
@@ -57,9 +58,16 @@ def test_refusals() -> None:
             assert {"retry-after", "content-type", "x-balanceroute-dropped-reason"} == names
             assert 429 == msgspec.json.decode(refusal.body)["error"]["code"]
             assert grpc.aio.EOF is await call.read()
+            held.cancel()
         async with picking() as its:
             _, first = await its.pick(b"no JSON")
             assert 400 == first.immediate_response.status.code
+            call = its.call()
+            await call.write(asked(headers={"content-encoding": "gzip"}))
+            refusal = (await call.read()).immediate_response
+            assert 415 == refusal.status.code
+            message = msgspec.json.decode(refusal.body)["error"]["message"]
+            assert "the body is gzip; unpack it before ext_proc (Envoy's decompressor)" == message
             for rank in range(2):
                 its.client.router.health.drain(rank, is_draining=True)
             call = its.call()
@@ -113,6 +121,29 @@ def test_a_stream_that_stops_short() -> None:
             assert back.body.startswith(chunk())
             error = msgspec.json.decode(back.body.removeprefix(chunk()).removeprefix(b"data: "))
             assert 502 == error["error"]["code"]
+            its.client.expect_nothing_left()
+
+    run(test())
+
+
+def test_an_answer_that_is_not_shown() -> None:
+    """Its end is booked as one that nobody has seen, and not as a stream that was cut."""
+
+    async def test() -> None:
+        async with picking() as its:
+            for mode, num_cut in ((0, 0), (4, 1)):  # NONE and FULL_DUPLEX_STREAMED
+                call = its.call()
+                await call.write(asked(answer_mode=mode))
+                body = {"body": STREAM_BODY, "end_of_stream": True}
+                await call.write(pb.ProcessingRequest(request_body=body))
+                await call.read()
+                await call.read()
+                await call.write(answered())
+                await call.read()
+                await call.done_writing()
+                await until(lambda: its.client.router.group.ledger.num_in_flight == 0)
+                counters = its.client.router.parts.counters
+                assert num_cut == counters.cut._value.get()
             its.client.expect_nothing_left()
 
     run(test())

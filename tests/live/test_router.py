@@ -133,26 +133,33 @@ def test_ranks_behind_one_port(field: str, header: str | None, body: bytes) -> N
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("field", "sent", "changed"),
     [
-        b'{"data_parallel_rank":0,"prompt":[1]}',
-        b'{"prompt":[1],"data_parallel_rank":0}\n',
-        b'{"prompt":"}","user":{"a":[]} } \r\n',
+        ("body", b'{"data_parallel_rank":0,"prompt":[1]}', {"data_parallel_rank": 1}),
+        ("body", b'{"prompt":[1],"data_parallel_rank":0}\n', {"data_parallel_rank": 1}),
+        (
+            "body",
+            b'{"routed_dp_rank":0,"prompt":[1]}',
+            {"data_parallel_rank": 1, "routed_dp_rank": 1},
+        ),
+        ("header", b'{"routed_dp_rank":0,"prompt":[1]}', {"routed_dp_rank": 1}),
+        ("body", b'{"prompt":"}","user":{"a":[]} } \r\n', {"data_parallel_rank": 1}),
     ],
 )
-def test_a_rank_that_a_client_names_in_the_body_does_not_count(sent: bytes) -> None:
+def test_a_rank_that_a_client_names_in_the_body_does_not_count(
+    field: str, sent: bytes, changed: dict[str, int]
+) -> None:
     """The engine reads the router's, and the rest as it was sent."""
 
     async def test() -> None:
         engine = FakeEngine()
         engine.metrics = metrics_of([(0, 0), (0, 0)])
         async with serving(engine):
-            settings = {"intra_node_data_parallel_size": 2, "rank_field": "body"}
+            settings = {"intra_node_data_parallel_size": 2, "rank_field": field}
             async with routing(engine, **settings) as client:
                 client.router.group.set_open(0, is_open=False)
                 assert 200 == (await client.post(sent))[0]
-                expected = json.loads(sent) | {"data_parallel_rank": 1}
-                assert expected == json.loads(engine.bodies[0])
+                assert json.loads(sent) | changed == json.loads(engine.bodies[0])
 
     run(test())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from functools import partial
 from pathlib import Path
@@ -99,14 +100,19 @@ def test_a_half_closed_call_that_the_window_holds_up() -> None:
 
 
 def test_a_unix_socket(tmp_path: Path) -> None:
-    """It is served besides the port, also where a server has left its own; else it is said why."""
+    """It is served besides the port, also where a server has left its own; else it is said why.
+
+    It goes with its server, if no other has put its own there meanwhile.
+    """
     path = str(tmp_path / "rpc.sock")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(path)
 
     async def test() -> None:
         told: list[object] = []
         server = RpcServer({"/a.B/Echo": lambda call, _: Echo(call, told)}, max_message_bytes=99)
         serving = partial(listening, server, "127.0.0.1", 0, shutdown_s=lambda: 0.1)
-        for _ in range(2):
+        for is_replaced in (False, True):
             async with serving(path=path) as port:
                 for opening in (
                     asyncio.open_unix_connection(path),
@@ -116,6 +122,10 @@ def test_a_unix_socket(tmp_path: Path) -> None:
                     peer.send(PREFACE, SETTINGS, opened(1), said(1, message(b"a")))
                     assert message(b"a") == (await peer.find(Kind.DATA))[2]
                     peer.writer.close()
+                if is_replaced:
+                    Path(path).unlink()
+                    Path(path).touch()
+            assert is_replaced == Path(path).exists()
         with pytest.raises(ConfigError, match=r"none/rpc.sock: .*--grpc-socket"):
             async with serving(path=str(tmp_path / "none" / "rpc.sock")):
                 pass

@@ -41,7 +41,7 @@ class Booking:
         """Let a request wait for a rank; `placed` is called once it has one."""
         rank = ticket.pinned_rank
         if rank < 0:
-            rank = rank_for_misfit(self._group, ticket.prompt_tokens)
+            rank = rank_for_misfit(self._group, ticket.load_tokens)
         if rank >= 0:
             self._group.enter_pinned(ticket, rank)
             placed(ticket)

@@ -73,7 +73,8 @@ class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     request_timeout_secs : float
         For a request from its arrival to the end of its answer.
     queue_size, queue_timeout_secs : int, float
-        How many may wait for a rank, and for how long.
+        How many may wait for a rank, beyond those that free slots will take with the next plan, and
+        for how long.
     retry_max_attempts, retry_initial_backoff_secs, retry_max_backoff_secs
         Sends of a request of whose answer nothing has been passed on yet, the first included.
     health_check_interval_secs, health_check_timeout_secs, health_check_endpoint

@@ -12,11 +12,12 @@ from balanceroute.cluster.events import NO_EVENTS, join_events
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.pool import Pool
 from balanceroute.cluster.sight import Sight, look
-from balanceroute.cluster.streams import begin, end, observe, resize, settle
+from balanceroute.cluster.streams import observe
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import PlanError
 from balanceroute.kernels.ledger import RecordArray
 from balanceroute.live.progress import progress_of
+from balanceroute.live.sequences import begin_all, end_all, follow, resize_all, settle_all
 from balanceroute.live.ticket import NO_HANDLE, UNSEEN, Ticket
 from balanceroute.policies.base import Plan, Policy, checked_plan, follows_requests
 
@@ -145,7 +146,7 @@ class LiveGroup:
     def enter(self, ticket: Ticket) -> None:
         """Put a request into the pool, behind those that are there."""
         self._register(ticket)
-        self._pool.append_one(ticket.number, ticket.prompt_tokens, ticket.arrived_s, ticket.traits)
+        self._pool.append_one(ticket.number, ticket.load_tokens, ticket.arrived_s, ticket.traits)
         self._pooled[ticket.number] = ticket
 
     def enter_pinned(self, ticket: Ticket, rank: int | None = None) -> None:
@@ -174,28 +175,22 @@ class LiveGroup:
         """Book a request as sent to a rank, whatever a policy would say."""
         ticket.rank, ticket.sent_s, ticket.output_tokens = rank, self._clock(), 0
         ticket.lead_tokens = UNSEEN
-        ticket.handle = begin(
-            self.ledger,
-            rank=rank,
-            prompt_tokens=ticket.prompt_tokens,
-            request=ticket.number,
-            client=ticket.client,
-            max_tokens=ticket.max_tokens,
-            prompt_hash=ticket.prompt_hash,
-            has_stream=ticket.is_streamed,
-        )
+        begin_all(self.ledger, ticket)
         if ticket.is_streamed and self._progress is not None:
             self._progress.send(ticket)
 
     def grow(self, ticket: Ticket, num_tokens: int) -> int:
         """Book tokens that a request has given; return the steps of its rank that this reveals."""
-        ticket.output_tokens += num_tokens
+        num_before, ticket.output_tokens = ticket.output_tokens, ticket.output_tokens + num_tokens
+        output_tokens = ticket.output_tokens
+        if ticket.companions:
+            output_tokens = follow(self.ledger, ticket, num_before)
         rank, num_seen = ticket.rank, self._num_steps[ticket.rank]
-        if ticket.lead_tokens + num_seen == ticket.output_tokens:
+        if ticket.lead_tokens + num_seen == output_tokens:
             return 0  # its rank's step has been seen on another, and it has been counted then
-        num_steps = observe(self.ledger, ticket.handle, ticket.output_tokens)
+        num_steps = observe(self.ledger, ticket.handle, output_tokens)
         self._num_steps[rank] = num_seen + num_steps
-        ticket.lead_tokens = ticket.output_tokens - num_seen - num_steps
+        ticket.lead_tokens = output_tokens - num_seen - num_steps
         if num_steps > 0:
             now_s = self._clock()
             if self._progress is not None:
@@ -207,10 +202,10 @@ class LiveGroup:
         """Book what the engine says that a request has come to."""
         if output_tokens > 0:
             ticket.output_tokens, ticket.lead_tokens = output_tokens, UNSEEN
-            settle(self.ledger, ticket.handle, output_tokens)
+            settle_all(self.ledger, ticket)
         if prompt_tokens > 0 and prompt_tokens != ticket.prompt_tokens:
             ticket.prompt_tokens = prompt_tokens
-            resize(self.ledger, ticket.handle, prompt_tokens)
+            resize_all(self.ledger, ticket)
 
     def close(
         self, ticket: Ticket, *, has_completed: bool, prompt_tokens: int = 0, output_tokens: int = 0
@@ -224,7 +219,7 @@ class LiveGroup:
         if prompt_tokens > 0:
             ticket.prompt_tokens = prompt_tokens
         stated = (prompt_tokens, output_tokens)
-        num_left = end(self.ledger, ticket.handle, *stated, has_completed=has_completed)
+        num_left = end_all(self.ledger, ticket, stated, has_completed=has_completed)
         for watch in self.end_watchers:
             watch(ticket)
         ticket.handle, ticket.lead_tokens = NO_HANDLE, UNSEEN

@@ -155,13 +155,24 @@ class Parts:
 
     def expect_room(self, tenant: str | None) -> None:
         """Refuse a request if no more may wait, or no more of its tenant."""
-        num_waiting, size = self.num_waiting, self.config.queue_size
-        if num_waiting >= size:
-            raise Refusal(429, f"{num_waiting} requests are waiting; try again later", "queue_full")
-        if tenant is not None and not self.queue.has_room(tenant, size):
+        refusal = self._refusal(tenant, self.config.queue_size)
+        if refusal is not None:
+            # Those that free slots will take with the next plan do not count.
+            num_free = int(self.group.view().max_sends.sum())
+            refusal = self._refusal(tenant, self.config.queue_size + num_free)
+        if refusal is not None:
+            raise refusal
+
+    def _refusal(self, tenant: str | None, num_places: int) -> Refusal | None:
+        num_waiting = self.num_waiting
+        if num_waiting >= num_places:
+            message = f"{num_waiting} requests are waiting; try again later"
+            return Refusal(429, message, "queue_full")
+        if tenant is not None and not self.queue.has_room(tenant, num_places):
             num_own = self.queue.num_waiting(tenant)
             message = f"{num_own} requests of yours are waiting; try again later"
-            raise Refusal(429, message, "tenant_queue_full")
+            return Refusal(429, message, "tenant_queue_full")
+        return None
 
     @property
     def policy_now(self) -> str:

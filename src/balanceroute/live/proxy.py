@@ -22,7 +22,7 @@ from balanceroute.live.deadlines import Deadlines
 from balanceroute.live.endings import has_left, refusal_of
 from balanceroute.live.events import EVENT_STREAM, WholeEvents, error_event
 from balanceroute.live.tenants import tenant_of
-from balanceroute.live.ticket import NO_HANDLE, Ticket
+from balanceroute.live.ticket import NO_HANDLE, Ticket, ticket_of
 from balanceroute.live.tokens import EventRate, TokenMeter, read_usage
 from balanceroute.live.unanswered import GroupClosed
 from balanceroute.live.upstream import RANK_HEADER, answer_headers, name_rank, request_headers
@@ -81,18 +81,9 @@ class Proxy:
         facts = await self._parts.counting.count(request.path, body, facts)
         self._booking.expect_room(tenant)  # others may have come meanwhile
         request_id = request_id_of(request) or f"br-{self._instance}-{next(self._numbers):x}"
-        ticket = Ticket(
-            prompt_tokens=self._parts.prompts.count(facts),
-            max_tokens=facts.max_tokens,
-            client=facts.client,
-            prompt_hash=facts.prompt_hash,
-            priority=facts.priority,
-            is_streamed=facts.is_streamed,
-            name=legible(request_id),
-            pinned_rank=self._pinned_rank(request),
-            session=session_of(request.headers, self._parts.config),
-            blocks=facts.blocks,
-        )
+        ticket = ticket_of(facts, self._parts.prompts.count(facts))
+        ticket.name, ticket.pinned_rank = legible(request_id), self._pinned_rank(request)
+        ticket.session = session_of(request.headers, self._parts.config)
         headers = request_headers(
             request.headers, keeps_secrets=not self._parts.config.asks_for_keys
         )

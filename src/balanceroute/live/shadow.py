@@ -17,7 +17,7 @@ from balanceroute.cluster.costs import StepCosts
 from balanceroute.live.config import ServeConfig
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.shadow_process import Settings, Told
-from balanceroute.live.ticket import Ticket
+from balanceroute.live.ticket import Ticket, share
 from balanceroute.policies.registry import make_policy
 
 MAX_BEHIND_BYTES = 8 << 20  # that the process has not read yet
@@ -98,10 +98,11 @@ class Shadow(Collector):
 
     def _note_arrival(self, ticket: Ticket) -> None:
         known = (ticket.max_tokens, ticket.client, ticket.prompt_hash, ticket.priority)
-        self._write(["a", ticket.number, ticket.prompt_tokens, *known])
+        prompt_tokens = share(ticket.prompt_tokens, ticket.num_prompts)
+        self._write(["a", ticket.number, prompt_tokens, *known])
 
     def _note_end(self, ticket: Ticket) -> None:
-        self._write(["e", ticket.number, ticket.output_tokens])
+        self._write(["e", ticket.number, share(ticket.output_tokens, ticket.num_sequences)])
 
     def _write(self, line: object) -> None:
         if self._process is None or self._process.stdin is None or self.trouble:

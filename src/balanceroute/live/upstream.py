@@ -10,7 +10,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from balanceroute.live.addresses import RankAddress
 
-RANK_HEADER, RANK_FIELD = "X-data-parallel-rank", b'"data_parallel_rank":'
+RANK_HEADER, RANK_FIELD = "X-data-parallel-rank", b'"data_parallel_rank"'
+NEW_RANK_FIELD = b'"routed_dp_rank"'  # of later releases of SGLang, which still take the other
 # Of one connection only (RFC 9110, section 7.6.1), or set anew for the next.
 HOP_BY_HOP = frozenset(
     {
@@ -69,12 +70,17 @@ def name_rank(address: RankAddress, field: str, headers: CIMultiDict[str], body:
     """
     if address.rank is None or field == "none":
         return body
+    named = [its for its in (RANK_FIELD, NEW_RANK_FIELD) if its in body]
     if field == "header":
         headers[RANK_HEADER] = str(address.rank)
+    elif RANK_FIELD not in named:
+        named.append(RANK_FIELD)
+    if not named or not body:
         return body
     end = body.rindex(b"}")
+    fields = b",".join(its + f":{address.rank}".encode() for its in named)
     separator = b"" if body[:end].rstrip().endswith(b"{") else b","
-    return body[:end] + separator + RANK_FIELD + str(address.rank).encode() + body[end:]
+    return body[:end] + separator + fields + body[end:]
 
 
 class Forwarded(aiohttp.ClientRequest):

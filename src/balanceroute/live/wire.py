@@ -15,6 +15,7 @@ NUM_CLIENTS = 1 << 40  # that can be told apart; classifiers put the number into
 OF_IDS = b"0123456789,[] \t\r\n"  # what lists of token ids are written with
 BLOCK_BYTES = 1024  # of a prompt as it is written; a few hundred tokens, as blocks of caches are
 MEDIA = (b'_url"', b'"input_audio"', b'"input_file"')  # parts of messages that are no text
+MAX_SEQUENCES = 1024  # that one request is booked as: more than ranks have slots
 BASE64 = (string.ascii_letters + string.digits + "+/=_-").encode()
 LEAST_DATA = 512  # bytes that can be a picture; longer words are no words
 MESSAGE_TOKENS = 4  # what a chat template adds to a message, about
@@ -45,10 +46,12 @@ class _Fields(msgspec.Struct, frozen=True, gc=False):
     max_output_tokens: msgspec.Raw = NULL
     priority: msgspec.Raw = NULL
     user: msgspec.Raw = NULL
+    n: msgspec.Raw = NULL
 
 
 _decode_fields = msgspec.json.Decoder(_Fields).decode
 _decode_any = msgspec.json.Decoder().decode
+_decode_list = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -74,6 +77,8 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         Equal for equal prompts; 0 if there is none.
     client : int
         A number for whom the request is made for, the same for the same; -1 if it does not say.
+    num_prompts, num_choices : int
+        Prompts that it has, and sequences that are to go on from each.
     blocks : tuple of int
         Ids of its prompt's whole blocks, if they were asked for.
     """
@@ -89,6 +94,8 @@ class RequestFacts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     has_media: bool = False
     text_tokens: int | None = None
     counted_tokens: int | None = None
+    num_prompts: int = 1
+    num_choices: int = 1
     blocks: tuple[int, ...] = ()
 
 
@@ -115,6 +122,7 @@ def read_request(path: str, body: bytes, *, with_blocks: bool = False) -> Reques
     raw = bytes(getattr(fields, PATHS[path]))
     is_chat = path != "/v1/completions"
     has_media = is_chat and any(mark in raw for mark in MEDIA)
+    num_prompts = _num_prompts(raw) if not is_chat else 1
     limits = (fields.max_tokens, fields.max_completion_tokens, fields.max_output_tokens)
     return RequestFacts(
         is_streamed=bytes(fields.stream) == b"true",
@@ -126,6 +134,8 @@ def read_request(path: str, body: bytes, *, with_blocks: bool = False) -> Reques
         priority=_integer(fields.priority),
         prompt_hash=_hash(raw),
         client=_client(fields.user),
+        num_prompts=num_prompts,
+        num_choices=min(max(1, _integer(fields.n)), MAX_SEQUENCES // num_prompts),
         blocks=prefix_blocks(raw) if with_blocks else (),
     )
 
@@ -156,6 +166,13 @@ def _num_ids(raw: bytes) -> int | None:
     if not raw.startswith(b"[") or raw.translate(None, OF_IDS):
         return None
     return None if b"[]" in raw else raw.count(b",") + 1  # engines refuse empty lists
+
+
+def _num_prompts(raw: bytes) -> int:
+    """Return how many prompts a completion goes on from, each of them text or a list of ids."""
+    if not raw.startswith(b"[") or not raw[1:].lstrip().startswith((b"[", b'"')):
+        return 1
+    return min(len(_decode_list(raw)), MAX_SEQUENCES)
 
 
 def _data_bytes(messages: bytes) -> int:

@@ -15,7 +15,7 @@ from balanceroute.live.group import LiveGroup
 from balanceroute.live.misfits import rank_for_misfit
 from balanceroute.live.planner import Planner
 from balanceroute.live.prompts import PromptCounter
-from balanceroute.live.ticket import NO_HANDLE, Ticket
+from balanceroute.live.ticket import NO_HANDLE, Ticket, ticket_of
 from balanceroute.live.tokens import Usage
 from balanceroute.live.wire import RequestFacts
 from balanceroute.policies.costs import parse_costs
@@ -138,14 +138,9 @@ class Desk:
         """Return what the group knows a request by; of no facts: one like the others."""
         if facts is None:
             return Ticket(prompt_tokens=self._usual_tokens(), is_streamed=is_streamed)
-        return Ticket(
-            prompt_tokens=self._prompts.count(facts),
-            max_tokens=facts.max_tokens,
-            client=facts.client,
-            prompt_hash=facts.prompt_hash,
-            priority=facts.priority,
-            is_streamed=is_streamed,
-        )
+        ticket = ticket_of(facts, self._prompts.count(facts))
+        ticket.is_streamed = is_streamed
+        return ticket
 
     def _usual_tokens(self) -> int:
         """Return the load of a request here, on average."""

@@ -20,7 +20,7 @@ from balanceroute.live.decision_api.definition import (
     SelectRequest,
 )
 from balanceroute.live.parts import Parts
-from balanceroute.live.ticket import Ticket
+from balanceroute.live.ticket import Ticket, ticket_of
 from balanceroute.live.tokens import Usage
 from balanceroute.live.wire import RequestFacts, read_request
 
@@ -73,14 +73,8 @@ class Reservations:
         self._booking.expect_room(tenant)
         facts = await self._facts(asked)
         self._booking.expect_room(tenant)  # others may have come meanwhile
-        ticket = Ticket(
-            prompt_tokens=self._parts.prompts.count(facts),
-            max_tokens=facts.max_tokens,
-            client=facts.client,
-            prompt_hash=facts.prompt_hash,
-            priority=asked.priority,
-            is_streamed=not asked.is_silent,
-        )
+        ticket = ticket_of(facts, self._parts.prompts.count(facts))
+        ticket.priority, ticket.is_streamed = asked.priority, not asked.is_silent
         limit_s = asked.max_wait_s or config.queue_timeout_secs
         try:
             await self._booking.place(ticket, tenant, limit_s)

@@ -6,7 +6,7 @@ import asyncio
 
 from balanceroute.live.answers import Refusal
 from balanceroute.live.events import EVENT_STREAM, error_event
-from balanceroute.live.picker.messages import Part, read_body, read_headers
+from balanceroute.live.picker.messages import BodyMode, Part, read_body, read_headers
 from balanceroute.live.picker.replies import go_on, go_on_with, pieces
 from balanceroute.live.picker.shared import Picker
 from balanceroute.live.ticket import NO_HANDLE, Ticket
@@ -27,8 +27,8 @@ class Following:
         Who has decided.
     ticket, facts : Ticket or None, RequestFacts or None
         Of the request; None if it makes no load that is accounted for.
-    is_duplex : bool
-        Whether Envoy passes on what it is given back, and not what has come.
+    mode : int
+        How Envoy shows the body (`BodyMode`), or that it does not.
     path : str
         Of the request.
     """
@@ -39,12 +39,12 @@ class Following:
         *,
         ticket: Ticket | None,
         facts: RequestFacts | None,
-        is_duplex: bool,
+        mode: int,
         path: str,
     ) -> None:
         self._picker, self._parts, self._booking = picker, picker.parts, picker.booking
         self._ticket, self._facts = ticket, facts
-        self._is_duplex, self._path = is_duplex, path
+        self._mode, self._path = mode, path
         self._meter: TokenMeter | None = None
         self._pieces: list[bytes] | None = []  # of an answer in one piece
         self._num_bytes, self._is_ok, self._is_over = 0, False, False
@@ -94,7 +94,7 @@ class Following:
             self._num_bytes += len(body)
             self._pieces = [*self._pieces, body] if self._num_bytes <= MAX_KEPT else None
         error = self._finish() if is_end else b""
-        if self._is_duplex:
+        if self._mode == BodyMode.FULL_DUPLEX_STREAMED:
             self._back.append(body + error)
             self._is_last_back = is_end
         else:
@@ -104,7 +104,7 @@ class Following:
     def end_with_trailers(self) -> None:
         """Note that the body is over, and trailers follow it."""
         error = self._finish()
-        if error and self._is_duplex:
+        if error and self._mode == BodyMode.FULL_DUPLEX_STREAMED:
             self._back.append(error)
             self._is_last_back = False
         self._told = [*self.take_told(), go_on(Part.RESPONSE_TRAILERS)]
@@ -113,7 +113,8 @@ class Following:
         """Note that nothing more comes."""
         if self._is_over:
             return
-        if self._ticket is not None and self._ticket.handle != NO_HANDLE:
+        is_running = self._ticket is not None and self._ticket.handle != NO_HANDLE
+        if is_running and self._mode != BodyMode.NONE:  # else nobody knows how it has ended
             self._parts.counters.cut.inc()
         self._settle()
 

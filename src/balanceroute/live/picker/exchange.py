@@ -23,7 +23,7 @@ from balanceroute.live.picker.messages import (
     read_metadata,
     read_modes,
 )
-from balanceroute.live.picker.refusing import refused
+from balanceroute.live.picker.refusing import expect_readable, refused
 from balanceroute.live.picker.replies import (
     destination,
     go_on,
@@ -36,7 +36,7 @@ from balanceroute.live.rpc.calls import FAILED, Call
 from balanceroute.live.rpc.frames import Status
 from balanceroute.live.rpc.protobuf import BadMessage
 from balanceroute.live.tenants import check_authorization, tenant_of_headers
-from balanceroute.live.ticket import Ticket
+from balanceroute.live.ticket import Ticket, ticket_of
 from balanceroute.live.upstream import RANK_HEADER, SECRETS, name_rank
 from balanceroute.live.wire import PATHS, BadBody, RequestFacts, read_request
 
@@ -127,6 +127,7 @@ class Exchange:
             self._is_passed_on = True
             self._call.send(self._sent_on(Part.REQUEST_HEADERS, b"")[0])
             return
+        expect_readable(its)
         if self._allowed is not None:
             self._picker.endpoints.open_ranks(self._allowed)  # else nothing can come of it
         self._picker.booking.expect_room(self._tenant)
@@ -181,15 +182,8 @@ class Exchange:
         parts = self._picker.parts
         self._picker.booking.expect_room(self._tenant)  # others may have come meanwhile
         self._facts = facts
-        self._ticket = Ticket(
-            prompt_tokens=parts.prompts.count(facts),
-            max_tokens=facts.max_tokens,
-            client=facts.client,
-            prompt_hash=facts.prompt_hash,
-            priority=facts.priority,
-            is_streamed=facts.is_streamed,
-            pinned_rank=self._picker.endpoints.pinned(self._allowed),
-        )
+        self._ticket = ticket_of(facts, parts.prompts.count(facts))
+        self._ticket.pinned_rank = self._picker.endpoints.pinned(self._allowed)
         limit_s = parts.config.queue_timeout_secs
         self._deadline = self._picker.deadlines.expect(limit_s, partial(self._give_up, limit_s))
         self._picker.booking.enter(self._ticket, self._tenant, self._placed)
@@ -227,11 +221,9 @@ class Exchange:
         parts = self._picker.parts
         address, config = parts.addresses[self._rank], parts.config
         endpoints = self._picker.endpoints.named(self._rank, self._allowed)
-        sets: tuple[tuple[str, str], ...] = ((DESTINATION, endpoints),)
-        if address.rank is not None and config.rank_field == "header":
-            sets, sent = (*sets, (RANK, str(address.rank))), body
-        else:
-            sent = name_rank(address, config.rank_field, CIMultiDict(), body) if body else body
+        named: CIMultiDict[str] = CIMultiDict()
+        sent = name_rank(address, config.rank_field, named, body)
+        sets = ((DESTINATION, endpoints), *((RANK, rank) for rank in named.values()))
         present = (*ALWAYS_REMOVED, *(SECRETS if config.asks_for_keys else ()))
         removes = tuple(name for name in present if name in self._headers)
         if len(sets) > 1 and RANK in removes:
@@ -250,7 +242,7 @@ class Exchange:
                 self._picker,
                 ticket=self._ticket,
                 facts=self._facts,
-                is_duplex=self._modes[1] == BodyMode.FULL_DUPLEX_STREAMED,
+                mode=self._modes[1],
                 path=self._path,
             )
         if asked.part == Part.RESPONSE_BODY:

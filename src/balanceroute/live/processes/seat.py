@@ -79,6 +79,8 @@ class Seat:
             ticket = self._tickets[its.number] = Ticket(
                 prompt_tokens=its.prompt_tokens,
                 max_tokens=its.max_tokens,
+                num_prompts=its.num_prompts,
+                num_choices=its.num_choices,
                 client=its.client,
                 prompt_hash=its.prompt_hash,
                 is_streamed=its.is_streamed,
@@ -97,6 +99,8 @@ class Seat:
         ticket = Ticket(
             prompt_tokens=asked.prompt_tokens,
             max_tokens=asked.max_tokens,
+            num_prompts=asked.num_prompts,
+            num_choices=asked.num_choices,
             client=asked.client,
             prompt_hash=asked.prompt_hash,
             priority=asked.priority,

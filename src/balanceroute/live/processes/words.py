@@ -25,6 +25,8 @@ class Running(msgspec.Struct, frozen=True, array_like=True):
     prompt_tokens: int
     output_tokens: int
     max_tokens: int
+    num_prompts: int
+    num_choices: int
     client: int
     prompt_hash: int
     is_streamed: bool
@@ -46,8 +48,8 @@ class Select(Word, frozen=True, tag=2):
     ----------
     number : int
         By which the data plane calls it.
-    prompt_tokens, max_tokens, client, prompt_hash, priority, is_streamed, name, pinned_rank
-        As of `Ticket`.
+    prompt_tokens, max_tokens, num_prompts, num_choices, client, prompt_hash, priority, is_streamed
+        As of `Ticket`, and so are `name` and `pinned_rank`.
     tenant : str or None
         Whose it is, if that matters.
     age_s : float
@@ -59,6 +61,8 @@ class Select(Word, frozen=True, tag=2):
     number: int
     prompt_tokens: int
     max_tokens: int
+    num_prompts: int
+    num_choices: int
     client: int
     prompt_hash: int
     priority: int

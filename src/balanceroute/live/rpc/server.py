@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 from balanceroute.errors import ConfigError
 from balanceroute.live.answers import Refusal
@@ -83,7 +84,20 @@ async def listening(
             with _told_as(path, "--grpc-socket"):
                 local = await loop.create_unix_server(connect, path, backlog=BACKLOG)
             stack.callback(local.close)
+            stack.callback(_remove, Path(path), _identity(Path(path)))
         yield int(listener.sockets[0].getsockname()[1])
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    its = path.stat()
+    return its.st_ino, its.st_mtime_ns  # numbers of files that are gone are given again
+
+
+def _remove(path: Path, identity: tuple[int, int]) -> None:
+    """Remove a server's socket, unless another server has put its own there."""
+    with contextlib.suppress(FileNotFoundError):
+        if _identity(path) == identity:
+            path.unlink()
 
 
 @contextlib.contextmanager
