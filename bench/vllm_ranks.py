@@ -4,6 +4,10 @@ Runs in the environment of `make test-vllm`. Three servers are up: one that choo
 while the plug-in counts, one in which the plug-in chooses, and one in which it levels tokens only,
 without timing prefills, and keeps two requests ahead on each rank. Each repeat sends the same
 requests to all of them, in turns.
+
+With `--step-time C,t_l` each rank also sleeps C + t_l L seconds in every step, L its resident
+tokens, as if it had a device: then the slowest rank sets the pace, and not how much work two cores
+have in all.
 """
 
 from __future__ import annotations
@@ -34,11 +38,15 @@ AHEAD = 2  # requests that a rank may have beyond its slots, where tokens only a
 LOOK_S = 0.2  # from one look at the engines' own counters to the next
 MIDDLE = (0.1, 0.85)  # of a run, in which both ranks are busy
 SUMS = ("held", "barrier", "spread")  # of tokens by time, by the plug-in's ledger
-LOOKED_AT = (
-    *(f"vllm:kv_cache_usage_perc@{rank}" for rank in (0, 1)),
-    *(f"balanceroute_{name}_token_seconds_total" for name in SUMS),
-    *(f"vllm:generation_tokens_total@{rank}" for rank in (0, 1)),
-)
+
+
+def looked_at(num_ranks: int) -> list[str]:
+    """Return the metrics of the engines and of the plug-in that tell how level ranks are."""
+    return [
+        *(f"vllm:kv_cache_usage_perc@{rank}" for rank in range(num_ranks)),
+        *(f"balanceroute_{name}_token_seconds_total" for name in SUMS),
+        *(f"vllm:generation_tokens_total@{rank}" for rank in range(num_ranks)),
+    ]
 
 
 def main() -> None:
@@ -49,24 +57,31 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=100)
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--arms", nargs="*", choices=["vllm", "balanceroute", "level"])
+    parser.add_argument("--step-time", help="C,t_l of an emulated device, seconds")
     parser.add_argument("--urls", nargs="*", default=[], help="ARM=PORT of those that are up")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    device = {} if given.step_time is None else {"STEP_TIME": given.step_time}
     with contextlib.ExitStack() as stack:
         if given.urls:
             servers = dict(known(text) for text in given.urls)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             servers = {
-                arm: stack.enter_context(start(folder, environment, given.slots))
+                arm: stack.enter_context(
+                    start(folder, environment | device, given.slots, num_ranks=given.ranks)
+                )
                 for arm, environment in arms(given.slots).items()
+                if given.arms is None or arm in given.arms
             }
         runs = []
         for repeat in range(given.repeats):
             turn = repeat % len(servers)  # each comes first as often as last: machines tire
             for arm in [*servers, *servers][turn : turn + len(servers)]:
                 lengths = mixed_lengths(given.requests, given.first_seed + repeat)
-                run = measure(servers[arm], lengths, given.concurrency)
+                run = measure(servers[arm], lengths, given.concurrency, given.ranks)
                 runs.append({"arm": arm, "seed": given.first_seed + repeat} | run)
                 print(json.dumps(runs[-1]), flush=True)
     if given.out is not None:
@@ -90,19 +105,21 @@ def known(text: str) -> tuple[str, Server]:
 
 
 def start(
-    folder: Path, environment: Mapping[str, str], slots: int, *more: str
+    folder: Path, environment: Mapping[str, str], slots: int, *more: str, num_ranks: int = 2
 ) -> contextlib.AbstractContextManager[Server]:
-    """Return a server with two ranks that wait for each other."""
+    """Return a server whose ranks wait for each other."""
     model = make_model(folder / "model", is_moe=True)
-    arguments = ["--data-parallel-size", "2", "--enable-expert-parallel"]
+    arguments = ["--data-parallel-size", str(num_ranks), "--enable-expert-parallel"]
     arguments += ["--max-num-seqs", str(slots), *more]
     return running_server(folder, model, *arguments, environment=environment)
 
 
-def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) -> dict[str, Any]:
+def measure(
+    server: Server, lengths: list[tuple[int, int]], concurrency: int, num_ranks: int
+) -> dict[str, Any]:
     """Return the figures of one run."""
     before = at_rest(server)
-    outcomes, looks, took_s = asyncio.run(_run(server, lengths, concurrency))
+    outcomes, looks, took_s = asyncio.run(_run(server, lengths, concurrency, num_ranks))
     after = at_rest(server)
     whole = [
         outcome.status == 200 and outcome.output_tokens == asked
@@ -110,7 +127,7 @@ def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) ->
     ]
     generated = sum(
         after[f"vllm:generation_tokens_total@{r}"] - before[f"vllm:generation_tokens_total@{r}"]
-        for r in (0, 1)
+        for r in range(num_ranks)
     )
     return {
         "answered": sum(whole),
@@ -119,7 +136,7 @@ def measure(server: Server, lengths: list[tuple[int, int]], concurrency: int) ->
         "output_tokens_per_s": round(generated / took_s, 1),
         "tpot_ms": in_ms([o.tpot_s for o in outcomes if o.output_tokens > 1]),
         "ttft_ms": in_ms([o.first_s for o in outcomes]),
-        **_middle(np.array(looks)),
+        **_middle(np.array(looks), num_ranks),
     }
 
 
@@ -131,14 +148,15 @@ def in_ms(values_s: list[float]) -> dict[str, float]:
 
 
 async def _run(
-    server: Server, lengths: list[tuple[int, int]], concurrency: int
+    server: Server, lengths: list[tuple[int, int]], concurrency: int, num_ranks: int
 ) -> tuple[list[Any], list[list[float]], float]:
     looks: list[list[float]] = []
+    names = looked_at(num_ranks)
 
     async def look() -> None:
         while True:
             metrics = await asyncio.to_thread(server.metrics)
-            looks.append([*(metrics[name] for name in LOOKED_AT), time.monotonic()])
+            looks.append([*(metrics[name] for name in names), time.monotonic()])
             await asyncio.sleep(LOOK_S)
 
     looking, began_s = asyncio.create_task(look()), time.monotonic()
@@ -148,19 +166,19 @@ async def _run(
     return outcomes, looks, took_s
 
 
-def _middle(looks: NDArray[np.float64]) -> dict[str, float]:
+def _middle(looks: NDArray[np.float64], num_ranks: int) -> dict[str, float]:
     """Return how far apart the ranks were in the middle of a run.
 
     By the engines' own gauges at the looks, and by all steps in the ledger.
     """
     first, last = (int(part * len(looks)) for part in MIDDLE)
-    usage = looks[first:last, :2]
-    held, barrier, spread, *tokens, took_s = looks[last - 1, 2:] - looks[first, 2:]
+    usage = looks[first:last, :num_ranks]
+    held, barrier, spread, *tokens, took_s = (looks[last - 1] - looks[first])[num_ranks:]
     most, mean = usage.max(axis=1).mean(), usage.mean()
     figures = {
         "middle_tokens_per_s": sum(tokens) / took_s,
         "idle_ratio": 1.0 - held / barrier,
-        "spread": spread / (held / 2),
+        "spread": spread / (held / num_ranks),
         "engine_idle_ratio": 1.0 - mean / most,
         "engine_spread": (usage.max(axis=1) - usage.min(axis=1)).mean() / mean,
     }

@@ -4,11 +4,17 @@ A general plug-in of vLLM, found because this folder is on PYTHONPATH. The commu
 gathering and scattering of unequal parts, and the MoE kernel knows nothing of experts that are
 elsewhere; and it wants AVX-512, which these loops do not. And processes that wait for one another
 sleep instead of spinning, which on few cores is what the others then wait for.
+
+With STEP_TIME="C,t_l" in the environment, each rank sleeps C + t_l L seconds in every step before
+it computes, where L are its resident tokens: the step of a device, beside which few cores are no
+bottleneck.
 """
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,11 +34,38 @@ def register() -> None:
     CPUUnquantizedExperts.process_weights_after_loading = lambda self, layer: None
     CPUUnquantizedExperts.apply = apply
     shm_broadcast.sched_yield = give_way
+    if "STEP_TIME" in os.environ:
+        from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+        constant_s, s_per_token = map(float, os.environ["STEP_TIME"].split(","))
+        CPUModelRunner.execute_model = sleeping(
+            CPUModelRunner.execute_model, constant_s, s_per_token
+        )
 
 
 def give_way() -> None:
     """Let others work."""
     time.sleep(WAIT_S)
+
+
+def sleeping(
+    execute_model: Callable[..., Any], constant_s: float, s_per_token: float
+) -> Callable[..., Any]:
+    """Return what computes a step and takes as long as a device would."""
+
+    def execute(self: Any, scheduled: Any, *more: Any, **given: Any) -> Any:
+        if scheduled.total_num_scheduled_tokens > 0:
+            time.sleep(constant_s + s_per_token * resident_tokens(scheduled))
+        return execute_model(self, scheduled, *more, **given)
+
+    return execute
+
+
+def resident_tokens(scheduled: Any) -> int:
+    """Return the tokens of the requests in a step, with those that it computes."""
+    before = sum(scheduled.scheduled_cached_reqs.num_computed_tokens)
+    before += sum(new.num_computed_tokens for new in scheduled.scheduled_new_reqs)
+    return int(before + scheduled.total_num_scheduled_tokens)
 
 
 def all_gatherv(self: Any, input_: Any, dim: int = 0, sizes: list[int] | None = None) -> Any:
