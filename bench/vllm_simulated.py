@@ -1,7 +1,7 @@
 """What the simulator says of the runs that `vllm_ranks` measured, with a step time of `calibrate`.
 
 Same lengths, slots and requests under way; prompts share the steps with what decodes, and a request
-that is sent in a step is computed in the next one, as in vLLM.
+that is sent in a step is computed in the one after the next: vLLM schedules a step ahead.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ POLICIES: dict[str, tuple[str, BindingChoice]] = {
     "level": ("br_auto,waves=false", "pooled"),
 }
 BUDGET_TOKENS = 2048  # vLLM's own on a CPU
-SEND_S = 0.003  # from a plan to the engine: less than a step, so the next one has the request
+SEND_S = 0.06  # from a plan until a step is scheduled anew: a step of these runs, about
 
 
 def main() -> None:
