@@ -156,7 +156,7 @@ class Parts:
     def expect_room(self, tenant: str | None) -> None:
         """Refuse a request if no more may wait, or no more of its tenant."""
         refusal = self._refusal(tenant, self.config.queue_size)
-        if refusal is not None:
+        if refusal is not None and self.prefill is None:
             # Those that free slots will take with the next plan do not count.
             num_free = int(self.group.view().max_sends.sum())
             refusal = self._refusal(tenant, self.config.queue_size + num_free)
