@@ -89,7 +89,7 @@ def test_the_ledger_agrees_with_the_engine_under_load(server: Server) -> None:
             if load > 0:
                 assert -running <= beyond <= due + BLOCK_TOKENS * running
                 num_checked += 1
-    assert num_checked >= 4
+    assert num_checked >= 2
     at_rest(server)
 
 

@@ -68,7 +68,7 @@ def test_settings_are_read_again(tmp_path: Path) -> None:
                 write(**{"worker-urls": urls, "request-timeout-secs": 0.001})
                 it.process.send_signal(signal.SIGHUP)
                 await until(lambda: it.log.read_text().count("new settings are in force") == 2)
-                assert 504 == (await ask(session, it.url, 3))[0]
+                assert not is_whole(await ask(session, it.url, 200), 200)
                 # What cannot be.
                 for changed, message in (
                     ({"worker-urls": urls, "policy": "nonsense"}, "nonsense"),
@@ -80,7 +80,7 @@ def test_settings_are_read_again(tmp_path: Path) -> None:
                     it.process.send_signal(signal.SIGHUP)
                     await it.said(message)
                 assert 4 == it.log.read_text().count("the settings stay as they are")
-                assert 504 == (await ask(session, it.url, 3))[0]
+                assert not is_whole(await ask(session, it.url, 200), 200)
                 assert NUM_RANKS == len(await workers(session, it.url))
                 assert "Traceback" not in it.log.read_text()
                 assert is_whole(await long, 3000)

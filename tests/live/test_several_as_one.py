@@ -77,8 +77,7 @@ def test_one_router_to_its_clients(tmp_path: Path) -> None:
             its.it.process.send_signal(signal.SIGHUP)
             await its.it.said("new settings are in force")
             its.session.headers["Authorization"] = "Bearer other"
-            statuses = {end[0] for end in await asyncio.gather(*its.ask(8, 3))}
-            assert {504} == statuses
+            assert not any(is_whole(end, 200) for end in await asyncio.gather(*its.ask(8, 200)))
             write(decisions=False)
             its.it.process.send_signal(signal.SIGHUP)
             await its.it.said("decisions cannot change")
