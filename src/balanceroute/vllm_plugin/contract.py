@@ -9,7 +9,7 @@ from typing import Any
 
 CLIENT = "DPLBAsyncMPClient"
 #: vLLM releases against which the tests with a real engine have passed.
-TESTED_RELEASES = ("0.32",)
+TESTED_RELEASES = ("0.31", "0.32")
 #: Parameters of the client's methods, by name; what follows them in later releases is not used.
 METHODS: Mapping[str, tuple[str, ...]] = {
     "__init__": ("self", "vllm_config", "executor_class", "log_stats"),
