@@ -33,8 +33,8 @@ def start_router(
     port = str(free_port())
     where = ["--worker-urls", f"http://127.0.0.1:{engine_port}"]
     where += ["--intra-node-data-parallel-size", str(options.ranks), "--slots", str(options.slots)]
-    how = ["--policy", options.policy, "--processes", front]
-    how = ["--policy", BASELINE] if front == BASELINE else how
+    policy, number = (BASELINE, "1") if front == BASELINE else (options.policy, front)
+    how = ["--policy", policy, "--processes", number]
     flags = ["--port", port, "--log-level", "warning"]
     stack.enter_context(process([*COMMAND, "serve", *where, *how, *flags], log))
     url = f"http://127.0.0.1:{port}"

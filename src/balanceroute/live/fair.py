@@ -78,7 +78,7 @@ class FairQueue:
     ...     queue.enter(Ticket(prompt_tokens=10), tenant)
     >>> group.num_waiting, queue.num_staged
     (34, 67)
-    >>> queue.has_room("flood", queue_size=200), queue.has_room("drop", queue_size=200)
+    >>> queue.has_room("flood", num_places=200), queue.has_room("drop", num_places=200)
     (False, True)
 
     Of the flood, 33 are in the pool, and the drop is, too.
@@ -118,13 +118,13 @@ class FairQueue:
         found = self._tenants.get(tenant)
         return found.num_tokens if found is not None else 0
 
-    def has_room(self, tenant: str, queue_size: int) -> bool:
+    def has_room(self, tenant: str, num_places: int) -> bool:
         """Tell whether a tenant may have another request waiting.
 
         It may have as many as there are places left, times its weight. So however many come from
         some tenants, there are always places for others.
         """
-        num_left = queue_size - self.num_staged - self._group.num_waiting
+        num_left = num_places - self.num_staged - self._group.num_waiting
         return self.num_waiting(tenant) < self._weight_of(tenant) * num_left
 
     def enter(self, ticket: Ticket, tenant: str | None) -> None:

@@ -157,7 +157,8 @@ class Parts:
         """Refuse a request if no more may wait, or no more of its tenant."""
         refusal = self._refusal(tenant, self.config.queue_size)
         if refusal is not None and self.prefill is None:
-            # Those that free slots will take with the next plan do not count.
+            # Those that free slots will take with the next plan do not count; who waits for a
+            # prefill server is not among them.
             num_free = int(self.group.view().max_sends.sum())
             refusal = self._refusal(tenant, self.config.queue_size + num_free)
         if refusal is not None:

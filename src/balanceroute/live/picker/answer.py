@@ -44,7 +44,8 @@ class Following:
     ) -> None:
         self._picker, self._parts, self._booking = picker, picker.parts, picker.booking
         self._ticket, self._facts = ticket, facts
-        self._mode, self._path = mode, path
+        self._is_shown, self._path = mode != BodyMode.NONE, path
+        self._is_duplex = mode == BodyMode.FULL_DUPLEX_STREAMED  # what is given back passes on
         self._meter: TokenMeter | None = None
         self._pieces: list[bytes] | None = []  # of an answer in one piece
         self._num_bytes, self._is_ok, self._is_over = 0, False, False
@@ -94,7 +95,7 @@ class Following:
             self._num_bytes += len(body)
             self._pieces = [*self._pieces, body] if self._num_bytes <= MAX_KEPT else None
         error = self._finish() if is_end else b""
-        if self._mode == BodyMode.FULL_DUPLEX_STREAMED:
+        if self._is_duplex:
             self._back.append(body + error)
             self._is_last_back = is_end
         else:
@@ -104,7 +105,7 @@ class Following:
     def end_with_trailers(self) -> None:
         """Note that the body is over, and trailers follow it."""
         error = self._finish()
-        if error and self._mode == BodyMode.FULL_DUPLEX_STREAMED:
+        if error and self._is_duplex:
             self._back.append(error)
             self._is_last_back = False
         self._told = [*self.take_told(), go_on(Part.RESPONSE_TRAILERS)]
@@ -114,7 +115,7 @@ class Following:
         if self._is_over:
             return
         is_running = self._ticket is not None and self._ticket.handle != NO_HANDLE
-        if is_running and self._mode != BodyMode.NONE:  # else nobody knows how it has ended
+        if is_running and self._is_shown:  # else nobody knows how it has ended
             self._parts.counters.cut.inc()
         self._settle()
 
