@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from balanceroute.cluster.step_time_file import read_step_time
-from balanceroute.metrics import Metrics
+from balanceroute.metrics import BalanceMeans, Metrics
 from balanceroute.report.experiment import Experiment
 from balanceroute.sim.config import BindingChoice, SimConfig, StepTime
 from tests_vllm.load import mixed_lengths
@@ -51,14 +51,16 @@ def simulate(
     step_time: Path, settings: dict[str, Any], policy: str, binding: BindingChoice, seed: int
 ) -> dict[str, Any]:
     """Return the simulated figures of one run, named as the measured ones."""
-    slots = int(settings["slots"])
+    measured = read_step_time(step_time)
+    num_ranks, slots = int(settings["ranks"]), int(settings["slots"])
     config = SimConfig(
         step_time=StepTime.parse(str(step_time), num_slots=slots),
-        num_ranks=2,
+        num_ranks=num_ranks,
         num_slots=slots,
         prefill_budget_tokens=BUDGET_TOKENS,
-        prefill_s_per_token=read_step_time(step_time).prefill_s_per_token,
-        pool_size=int(settings["concurrency"]) - 2 * slots,
+        prefill_s_per_token=measured.prefill_s_per_token,
+        prefill_shared=measured.prefill_shared,
+        pool_size=int(settings["concurrency"]) - num_ranks * slots,
         delivery_s=SEND_S,
         binding=binding,
     )
@@ -71,15 +73,24 @@ def simulate(
             source=trace.name, config=config, policies=(policy,), num_requests=len(lengths)
         )
         metrics: Metrics = experiment.run()[0].runs[0].metrics
-    balance_ratio = metrics.time_weighted.balance_ratio
+    balance = metrics.time_weighted
     assert metrics.tpot_s is not None
     assert metrics.tpot_s.mean is not None
-    assert balance_ratio is not None
     return {
         "middle_tokens_per_s": metrics.throughput_tok_per_s,
         "tpot_ms": {"mean": metrics.tpot_s.mean * 1e3},
-        "spread": 2.0 * (1.0 / balance_ratio - 1.0),
+        "spread": spread_ratio(balance, num_ranks),
     }
+
+
+def spread_ratio(balance: BalanceMeans, num_ranks: int) -> float:
+    """Return how far the ranks are apart over their mean.
+
+    What the fullest has above the mean, over the mean, follows from the balance ratio; how many
+    times that the spread is, from both in tokens: twice on two ranks.
+    """
+    times = balance.mean_spread_tokens / (balance.mean_imbalance_tokens / num_ranks)
+    return times * (1.0 / balance.balance_ratio - 1.0)
 
 
 def medians(runs: Sequence[dict[str, Any]]) -> str:

@@ -21,8 +21,8 @@ from balanceroute.sim.config import StepTime
 COSTS = StepCosts(constant_s=0.008, s_per_token=1e-6, kappa0_tokens=500.0)
 
 
-async def measure() -> tuple[StepTimeFile, StepLaw]:
-    engine = EngineConfig(costs=COSTS, num_ranks=2, num_slots=32)
+async def measure(costs: StepCosts) -> tuple[StepTimeFile, StepLaw]:
+    engine = EngineConfig(costs=costs, num_ranks=2, num_slots=32)
     async with emulated_group(ServerConfig(engine=engine, port=0)) as group:
         return await calibrate(
             group.url, num_reqs=(1, 8), prompt_tokens=(64, 2000), output_tokens=24, repeats=2
@@ -35,13 +35,31 @@ def test_the_law_of_an_emulated_group_is_found() -> None:
     The group keeps real time on a machine that does other things too, so the constants themselves
     may trade places; what a simulation makes of them may not.
     """
-    found, _ = asyncio.run(measure())
+    found, _ = asyncio.run(measure(COSTS))
     for num_reqs, tokens in ((1, 500), (4, 4000), (8, 16_000)):
         told_s = COSTS.constant_s + COSTS.s_per_token * (500.0 * num_reqs + tokens)
         said_s = found.constant_s + found.s_per_token * (found.kappa0_tokens * num_reqs + tokens)
         assert 0.8 < said_s / told_s < 1.2
     assert 8 == found.num_samples
     assert found.median_error_ratio <= found.largest_error_ratio
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.6])
+def test_what_of_a_prompt_falls_to_all_ranks_is_found(shared: float) -> None:
+    """A prompt on one rank against one on each, in the same step: 0.1 s, and 0.1 s less its part.
+
+    Far enough from each other that a busy machine does not make one of the other.
+    """
+    costs = StepCosts(
+        constant_s=0.02,
+        s_per_token=1e-6,
+        prefill_s_per_token=5e-5,
+        prefill_shared=shared,
+        budget_tokens=4096,
+    )
+    found, _ = asyncio.run(measure(costs))
+    assert found.prefill_s_per_token == pytest.approx(5e-5, rel=0.3)
+    assert found.prefill_shared == pytest.approx(shared, abs=0.24)
 
 
 def test_a_file_is_what_simulate_takes(tmp_path: Path) -> None:

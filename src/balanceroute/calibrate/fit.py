@@ -42,7 +42,9 @@ class StepLaw:
         """Return the size of the largest error; less is better."""
         return float(np.abs(self.error_ratios).max())
 
-    def in_file(self, *, source: str, prefill_s_per_token: float) -> StepTimeFile:
+    def in_file(
+        self, *, source: str, prefill_s_per_token: float, prefill_shared: float = 0.0
+    ) -> StepTimeFile:
         """Return what is written of it, dated today."""
         return StepTimeFile(
             source=source,
@@ -51,6 +53,7 @@ class StepLaw:
             s_per_token=self.s_per_token,
             kappa0_tokens=self.kappa0_tokens,
             prefill_s_per_token=prefill_s_per_token,
+            prefill_shared=prefill_shared,
             median_error_ratio=self.median_error_ratio,
             largest_error_ratio=self.largest_error_ratio,
             num_samples=len(self.error_ratios),
@@ -125,3 +128,33 @@ def fit_slope(tokens: NDArray[np.float64], time_s: NDArray[np.float64]) -> float
     0.001
     """
     return max(0.0, float(np.polyfit(tokens, time_s, 1)[0]))
+
+
+def shared_part(alone_s_per_token: float, together_s_per_token: float, num_ranks: int) -> float:
+    """Return sigma, the part of the prefill time that falls to all ranks together.
+
+    Of a prompt of p tokens on one of G ranks, the step has (1 - sigma) t_p p + sigma t_p p / G; of
+    one on each, t_p p. So ranks that do not hinder each other take as long together as alone, and
+    ranks that take turns G times as long.
+
+    Parameters
+    ----------
+    alone_s_per_token, together_s_per_token : float
+        Of a prompt on one rank, and of one on each at once; at least 0.
+    num_ranks : int
+        G, at least 1.
+
+    Returns
+    -------
+    float
+        The value in [0, 1] that fits best.
+
+    Examples
+    --------
+    >>> [round(shared_part(alone, 4e-5, 4), 9) for alone in (5e-5, 4e-5, 2.5e-5, 1e-5)]
+    [0.0, 0.0, 0.5, 1.0]
+    """
+    if num_ranks == 1 or together_s_per_token <= 0.0:
+        return 0.0
+    shared = (1.0 - alone_s_per_token / together_s_per_token) * num_ranks / (num_ranks - 1)
+    return min(1.0, max(0.0, shared))

@@ -56,11 +56,18 @@ def calibrate(
     write_step_time(out, found)
     typer.echo(
         f"C {1e3 * found.constant_s:.3f} ms, t_l {1e6 * found.s_per_token:.4f} us per token, "
-        f"kappa0 {found.kappa0_tokens:.0f} tokens, t_p {1e6 * found.prefill_s_per_token:.2f} us "
-        f"per prompt token; fit error {found.median_error_ratio:.1%} (median), "
-        f"{found.largest_error_ratio:.1%} (largest) over {found.num_samples} samples"
+        f"kappa0 {found.kappa0_tokens:.0f} tokens; fit error {found.median_error_ratio:.1%} "
+        f"(median), {found.largest_error_ratio:.1%} (largest) over {found.num_samples} samples"
     )
-    typer.echo(f"{out}: use it as simulate --step-time {out}")
+    typer.echo(
+        f"t_p {1e6 * found.prefill_s_per_token:.2f} us per prompt token, "
+        f"{found.prefill_shared:.0%} of it shared by the ranks"
+    )
+    typer.echo(
+        f"{out}: use it as simulate --step-time {out}, and where ranks prefill too with "
+        f"--prefill-budget TOKENS --prefill-time {found.prefill_s_per_token:.3g} "
+        f"--prefill-shared {found.prefill_shared:.2g}"
+    )
 
 
 def _of_tables(name: str) -> StepTimeFile:
