@@ -222,7 +222,7 @@ def test_the_router_says_why_by_the_clients_own_ids(tmp_path: Path) -> None:
         async with serving(FakeEngine()) as one, serving(FakeEngine()) as two:
             async with routing(one, two, decision_log=str(path), policy="least_tokens") as client:
                 await client.post(headers={"X-Request-Id": "mine"})
-                client.router.group._policy = None  # type: ignore[assignment]  # so that it raises
+                client.router.group.policy = None  # type: ignore[assignment]  # so that it raises
                 await client.post(headers={"X-Request-Id": "second"})
 
     run(test())

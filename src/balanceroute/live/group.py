@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
-from balanceroute.cluster.events import NO_EVENTS, join_events
+from balanceroute.cluster.events import NO_EVENTS
 from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
 from balanceroute.cluster.pool import Pool
 from balanceroute.cluster.sight import Sight, look
@@ -18,6 +18,7 @@ from balanceroute.errors import PlanError
 from balanceroute.kernels.ledger import RecordArray
 from balanceroute.live.progress import progress_of
 from balanceroute.live.sequences import begin_all, end_all, follow, resize_all, settle_all
+from balanceroute.live.telling import Telling
 from balanceroute.live.ticket import NO_HANDLE, UNSEEN, Ticket
 from balanceroute.policies.base import Plan, Policy, checked_plan, follows_requests
 
@@ -39,6 +40,9 @@ class LiveGroup:
         What a step costs, if that is known.
     is_immediate : bool or None
         Whether a rank is chosen on arrival; None: as the policy does by nature.
+    learns_costs : bool
+        Whether costs that are not known are learned at `end_step`, for a policy that follows
+        requests.
     clock : callable
         Returns seconds.
 
@@ -62,15 +66,16 @@ class LiveGroup:
         kv_tokens: int | None = None,
         costs: StepCosts | None = None,
         is_immediate: bool | None = None,
+        learns_costs: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._policy, self._costs, self._clock = policy, costs, clock
+        self.policy, self.costs, self._clock = policy, costs, clock
         self._follows_requests = follows_requests(policy)
         natural = policy.binding == "immediate"
         self.is_immediate = natural if is_immediate is None else is_immediate
         self.ledger = Ledger(num_ranks=num_ranks, keeps_events=True)
         self._progress = progress_of(self.ledger, costs)
-        self._retold: RecordArray = NO_EVENTS  # for a policy that has come later
+        self._telling = Telling(learns_costs=learns_costs and self._follows_requests)
         self._num_steps = [0] * num_ranks  # by which `grow` has set the ledger's clocks forward
         self._pool = Pool()
         self._pooled: dict[int, Ticket] = {}
@@ -115,11 +120,10 @@ class LiveGroup:
 
     def replace_policy(self, policy: Policy, *, is_immediate: bool | None = None) -> None:
         """Let another policy choose from now on; it is told of the requests in flight."""
-        self._policy, self._follows_requests = policy, follows_requests(policy)
+        self.policy, self._follows_requests = policy, follows_requests(policy)
         natural = policy.binding == "immediate"
         self.is_immediate = natural if is_immediate is None else is_immediate
-        self.ledger.forget_events()
-        self._retold = self.ledger.retold_events()
+        self._telling.restart(self.ledger)
 
     def add_rank(self, *, num_slots: int, kv_tokens: int | None) -> None:
         """Make room for one more rank, the last one; it is closed to begin with."""
@@ -239,7 +243,7 @@ class LiveGroup:
         return sight.view(
             now_s=self._clock(),
             kv_capacity_tokens=self.kv_tokens,
-            costs=self._costs,
+            costs=self.costs,
             entries=None if events is None else self.ledger.accounts.entries,
             events=NO_EVENTS if events is None else events,
         )
@@ -259,7 +263,7 @@ class LiveGroup:
             return []
         view = self._view(sight, self._take_events())
         waiting = self._pool.view()
-        placed = self._policy.plan(view, waiting)
+        placed = self.policy.plan(view, waiting)
         plan = Plan(*checked_plan(placed, len(self._pool), sight.max_sends))
         for watch in self.plan_watchers:
             watch(view, waiting, plan)
@@ -267,13 +271,15 @@ class LiveGroup:
 
     def _take_events(self) -> RecordArray | None:
         """Return what has happened to requests since the last plan, if the policy follows them."""
-        if not self._follows_requests:
-            self.ledger.forget_events()
-            return None
-        events = self.ledger.take_events()
-        if len(self._retold) > 0:
-            events, self._retold = join_events([self._retold, events]), NO_EVENTS
-        return events
+        if self._follows_requests:
+            return self._telling.to_policy(self.ledger)
+        self.ledger.forget_events()
+        return None
+
+    def end_step(self) -> None:
+        """Note that all ranks have just told of a step: what it costs is learned from that."""
+        learned = self._telling.to_learner(self.ledger, lambda new: self._view(self._look(), new))
+        self.costs = learned or self.costs
 
     def _dispatch(self, plan: Plan) -> list[Ticket]:
         numbers = self._pool.take(plan.requests).tolist()

@@ -104,6 +104,7 @@ class BrAuto:
         if exchange_passes < 0:
             raise ConfigError(f"exchange_passes must be at least 0, got {exchange_passes}")
         self._waves = Waves(WaveSettings(affinity=affinity)) if waves else None
+        self.times_releases = False
         if window < 1:
             raise ConfigError(f"window must be at least 1, got {window}")
         self._patience, self._age_weight, self._window = patience, age_weight, window
@@ -127,6 +128,7 @@ class BrAuto:
         pool = pool.oldest(max(self._window, num_free))
         if self._waves is not None and view.num_ranks > 1:
             costs = self._costs.of(view)
+            self.times_releases = applies_to(costs) and self._waves.can_win(view.num_ranks)
             if applies_to(costs):
                 self._projection = None  # from now on it would miss what happens
                 return Plan(*self._waves.plan(view, pool, costs))

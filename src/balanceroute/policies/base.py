@@ -56,6 +56,9 @@ class Policy(Protocol):
     A class may also have ``follows_requests: ClassVar[bool] = True``. Then each view shows the
     requests in flight (``view.entries``) and what has happened to requests since the last view
     (``view.events``). Without it a policy sees sums per rank, and nothing is noted.
+
+    And it may have ``times_releases``, True while it decides when requests go as well as where.
+    Else a live group may let a rank have a few beyond its slots, so that none is empty for long.
     """
 
     #: How the policy is used unless the operator says otherwise: ``"pooled"`` (late binding, the
@@ -99,6 +102,22 @@ def follows_requests(policy: Policy) -> bool:
     True
     """
     return bool(getattr(policy, "follows_requests", False))
+
+
+def times_releases(policy: Policy) -> bool:
+    """Tell whether a policy decides at present when requests go, beyond filling free slots.
+
+    Examples
+    --------
+    >>> class Gate:
+    ...     binding = "pooled"
+    ...     times_releases = True
+    ...     def plan(self, view, pool):
+    ...         return Plan.oldest(np.zeros(0, np.int64))
+    >>> times_releases(Gate())
+    True
+    """
+    return bool(getattr(policy, "times_releases", False))
 
 
 def checked_plan(

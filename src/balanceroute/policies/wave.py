@@ -92,11 +92,13 @@ class BrWave:
         )
         self._costs = CostSource(costs)
         self._waves = Waves(settings)
+        self.times_releases = False
         self._without_prefill = BrAuto(waves=False, rng=rng, output_tokens=output_tokens)
 
     def plan(self, view: GroupView, pool: PoolView) -> Plan:
         """Choose ranks for the requests that go now."""
         costs = self._costs.of(view)
+        self.times_releases = applies_to(costs) and self._waves.can_win(view.num_ranks)
         if not applies_to(costs):
             return self._without_prefill.plan(view, pool)
         return Plan(*self._waves.plan(view, pool, costs))

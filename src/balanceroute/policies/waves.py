@@ -27,6 +27,7 @@ SHORT_STRENGTH, LEAST_STRENGTH = 1.0, 0.035
 SHORT_FACTOR = 2.0  # of `hold_prefills` while slots are short
 PLANS_PER_CORRECTION, CORRECTION = 32, 1.15  # of the strength, towards a target
 WEAKEST, STRONGEST = 0.01, 10.0
+LEAST_WIN = 0.03  # of the time of a step, for waves to be worth what they cost
 # Free slots for which requests are chosen, and pairs of a slot and a request that are looked at.
 MAX_CHOICES, MAX_PAIRS = 256, 32_768
 
@@ -122,6 +123,14 @@ class Waves:
             )
         self._note(view, num_waiting, pool, costs, placed[0])
         return placed
+
+    def can_win(self, num_ranks: int) -> bool:
+        """Tell whether steps could get noticeably shorter by ranks that prefill together.
+
+        At most by what the others wait for: if no two ranks ever prefilled at once, that is for all
+        prefill but a rank's own.
+        """
+        return self._releases.prefill_share * (num_ranks - 1) > LEAST_WIN
 
     def _load(self, view: GroupView, costs: StepCosts, num_running: int) -> Load:
         keeps_room = not view.is_immediate and num_running > 0

@@ -15,8 +15,9 @@ from balanceroute.kernels.ledger import Int64Array
 from balanceroute.live.group import LiveGroup
 from balanceroute.live.ticket import Ticket
 from balanceroute.policies.auto import BrAuto
-from balanceroute.policies.base import Policy
+from balanceroute.policies.base import Policy, times_releases
 from balanceroute.policies.classic import LeastTokens
+from balanceroute.vllm_plugin.ahead import Ahead
 from balanceroute.vllm_plugin.facts import COMPLETE, Output, RequestFacts, forget, ticket_of
 
 NO_RANK = -1
@@ -35,6 +36,8 @@ class Balancer:
         A fresh one.
     is_pooled : bool
         Whether requests may be held.
+    ahead : Ahead or None
+        Says how many requests a rank may have beyond its slots then; None: none.
     renew : callable or None
         Returns a fresh policy, for `renew_policy`.
     costs : StepCosts or None
@@ -60,6 +63,7 @@ class Balancer:
         kv_tokens: int,
         policy: Policy,
         is_pooled: bool = False,
+        ahead: Ahead | None = None,
         renew: Callable[[], Policy] | None = None,
         costs: StepCosts | None = None,
         silent_steps: int = SILENT_STEPS,
@@ -72,9 +76,11 @@ class Balancer:
             kv_tokens=kv_tokens,
             costs=costs,
             is_immediate=not is_pooled,
+            learns_costs=is_pooled and costs is None,
             clock=clock,
         )
         self._kv_tokens, self._clock, self._silent_steps = kv_tokens, clock, silent_steps
+        self._num_slots, self._ahead = num_slots, ahead if is_pooled else None
         self._renew, self._num_untold = renew, 0
         # What these do with a lone request, while they know of no prefill, is one kernel.
         is_plain = type(policy) in (LeastTokens, BrAuto) and costs is None
@@ -99,6 +105,13 @@ class Balancer:
     def num_in_flight(self) -> int:
         """Return how many requests are on the ranks."""
         return len(self._tickets)
+
+    @property
+    def num_reqs(self) -> Int64Array:
+        """Return how many requests are on each rank, shape (G,)."""
+        accounts = self.group.ledger.ranks
+        num_reqs: Int64Array = accounts["num_running"] + accounts["num_waiting"]
+        return num_reqs
 
     def place(self, facts: RequestFacts) -> int:
         """Choose a rank for a request that has to have one now, and book it there."""
@@ -184,6 +197,7 @@ class Balancer:
             Requests that are no more on the rank, the aborted ones included.
         """
         self.pass_time()
+        num_before = len(self._tickets)
         handles, new_tokens, complete = [], [], set()
         for output in outputs:
             ticket = self._tickets.get(output.request_id)
@@ -202,6 +216,10 @@ class Balancer:
             self.close(request_id, has_completed=True)
         for request_id in finished or ():
             self.close(request_id, has_completed=False)
+        if self._ahead is not None:
+            self._ahead.note(num_before - len(self._tickets))
+            num_ahead = 0 if times_releases(self.group.policy) else self._ahead.num_reqs
+            self.group.num_slots[:] = self._num_slots + num_ahead
 
     def _book_step(self, rank: int, handles: Int64Array, new_tokens: Int64Array) -> None:
         ledger = self.group.ledger

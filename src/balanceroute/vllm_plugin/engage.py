@@ -18,6 +18,7 @@ from balanceroute.policies.base import Policy
 from balanceroute.policies.classic import LeastTokens
 from balanceroute.policies.costs import parse_costs
 from balanceroute.policies.registry import make_policy
+from balanceroute.vllm_plugin.ahead import Ahead
 from balanceroute.vllm_plugin.balancer import SILENT_STEPS, Balancer
 from balanceroute.vllm_plugin.engagement import Engagement, Send
 from balanceroute.vllm_plugin.facts import RequestFacts
@@ -58,6 +59,7 @@ def engage(client: Any, settings: PluginSettings, *, send: Send, routes: bool) -
         kv_tokens=_kv_tokens(client),
         policy=_policy(settings) if routes else LeastTokens(),
         is_pooled=is_pooled,
+        ahead=Ahead(settings.ahead),
         renew=partial(_policy, settings) if is_pooled else None,
         costs=costs,
         silent_steps=SILENT_STEPS + client.vllm_config.parallel_config.pipeline_parallel_size - 1,

@@ -212,15 +212,15 @@ class Engagement:
                 self.balancer.see_usage(rank, stats.kv_cache_usage)
             self._tell()
             self._rounds.hear(rank)
+            if self._rounds.wait_s(self.balancer.num_reqs) == 0.0:
+                self.balancer.group.end_step()
             self._look_at_held()
         except Exception:
             self.give_up("booking a step failed")
 
     def _look_at_held(self) -> None:
         if self._held and self._planner is not None:
-            accounts = self.balancer.group.ledger.ranks
-            num_in_flight = accounts["num_running"] + accounts["num_waiting"]
-            self._planner.free(wait_s=self._rounds.wait_s(num_in_flight))
+            self._planner.free(wait_s=self._rounds.wait_s(self.balancer.num_reqs))
             self.release_held(after_s=self._queue_timeout_s)
 
     def _tell(self) -> None:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Literal
 
 from prometheus_client import Counter, Gauge
 
 from balanceroute import __version__
+from balanceroute.policies.base import times_releases
 from balanceroute.vllm_plugin.balancer import Balancer
+
+Mode = Literal["livesum", "livemax"]
+COST_PARTS = (
+    "constant_s",
+    "s_per_token",
+    "kappa0_tokens",
+    "prefill_s_per_token",
+    "prefill_shared",
+    "mixed_step_s",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +33,9 @@ class Meters:
     inflight: Gauge
     disagreement: Gauge
     pool: Gauge
+    slots: Gauge
+    times_prefills: Gauge
+    step_cost: Gauge
     decisions: Counter
     decision_seconds: Counter
     preemptions: Counter
@@ -35,9 +50,9 @@ class Meters:
 def meters() -> Meters:
     """Return the metrics of this process."""
 
-    def gauge(name: str, text: str, *labels: str) -> Gauge:
-        # Several API servers write to files that vLLM merges: what each has adds up.
-        return Gauge(f"balanceroute_{name}", text, labels, multiprocess_mode="livesum")
+    # Several API servers write to files that vLLM merges: what each has adds up, or all have it.
+    def gauge(name: str, text: str, *labels: str, mode: Mode = "livesum") -> Gauge:
+        return Gauge(f"balanceroute_{name}", text, labels, multiprocess_mode=mode)
 
     def counter(name: str, text: str, *labels: str) -> Counter:
         return Counter(f"balanceroute_{name}", text, labels)
@@ -53,6 +68,18 @@ def meters() -> Meters:
             "rank_disagreement_tokens", "KV tokens that the engine counts more.", "rank"
         ),
         pool=gauge("pool_requests", "Requests that are held."),
+        slots=gauge(
+            "rank_slots",
+            "Requests that may be there, those ahead included.",
+            "rank",
+            mode="livemax",
+        ),
+        times_prefills=gauge(
+            "times_prefills", "Whether the policy times prefills at present.", mode="livemax"
+        ),
+        step_cost=gauge(
+            "step_cost", "What a step costs, as set or learned.", "part", mode="livemax"
+        ),
         decisions=counter("decisions", "Requests, by who chose their rank.", "by"),
         decision_seconds=counter("decision_seconds", "Time spent choosing on arrival."),
         preemptions=counter("preemptions", "Requests that were seen to be preempted."),
@@ -98,7 +125,11 @@ class Reporter:
             meters.due.labels(label).set(int(there["due_tokens"]))
             meters.inflight.labels(label).set(int(there["num_running"] + there["num_waiting"]))
             meters.disagreement.labels(label).set(int(group.disagreement_tokens[rank]))
+            meters.slots.labels(label).set(int(group.num_slots[rank]))
         meters.pool.set(group.num_waiting)
+        meters.times_prefills.set(times_releases(group.policy))
+        for part in COST_PARTS if group.costs is not None else ():
+            meters.step_cost.labels(part).set(getattr(group.costs, part))
         for name, number in self.num_decisions.items():
             meters.decisions.labels(name).inc(number)
         self.num_decisions.clear()

@@ -28,6 +28,9 @@ class PluginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         a barrier, and nothing speaks against it (`binding_of`).
     slots : int or None
         Requests that a rank runs together; None: its ``--max-num-seqs``.
+    ahead : int or None
+        Requests that a rank may have beyond its slots where requests are held; None: as `Ahead`
+        learns.
     costs : str or None
         What a step costs, as `parse_costs` reads it; None: the policy learns it, if it can.
     queue_size : int
@@ -42,6 +45,7 @@ class PluginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     seed: Annotated[int, Meta(ge=0)] = 0
     binding: Literal["auto", "pooled", "immediate"] = "auto"
     slots: Annotated[int, Meta(ge=1)] | None = None
+    ahead: Annotated[int, Meta(ge=0)] | None = None
     costs: str | None = None
     queue_size: Annotated[int, Meta(ge=0)] = 4096
     queue_timeout_secs: Annotated[float, Meta(gt=0.0)] = 30.0
