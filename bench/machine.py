@@ -40,3 +40,29 @@ def _first_value(path: str, key: str) -> str | None:
         if name.strip() == key:
             return value.strip()
     return None
+
+
+class Stolen:
+    """What a host takes of this machine's processors, which makes runs differ.
+
+    Of time in which they had work, since this was made; 0 where the system does not tell.
+    """
+
+    def __init__(self) -> None:
+        self._before = _processor_times()
+
+    def ratio(self) -> float:
+        """Return the share, in [0, 1]."""
+        pairs = zip(_processor_times(), self._before, strict=True)
+        busy, stolen = (now - before for now, before in pairs)
+        return round(stolen / max(1, busy + stolen), 3)
+
+
+def _processor_times() -> tuple[int, int]:
+    """Return busy and stolen time since the start of the machine, ticks of all processors."""
+    try:
+        first = Path("/proc/stat").read_text().splitlines()[0].split()
+    except OSError:
+        return 0, 0
+    user, nice, system, _idle, _io, interrupts, soft_interrupts, stolen = map(int, first[1:9])
+    return user + nice + system + interrupts + soft_interrupts, stolen

@@ -2,12 +2,11 @@
 
 Runs in the environment of `make test-vllm`. Three servers are up: one that chooses by its own rule
 while the plug-in counts, one in which the plug-in chooses, and one in which it levels tokens only,
-without timing prefills, and keeps two requests ahead on each rank. Each repeat sends the same
-requests to all of them, in turns.
+without timing prefills. Each repeat sends the same requests to all of them, in turns.
 
-With `--step-time C,t_l` each rank also sleeps C + t_l L seconds in every step, L its resident
-tokens, as if it had a device: then the slowest rank sets the pace, and not how much work two cores
-have in all.
+With `--step-time C,t_l,t_p` each rank also sleeps C + t_l L + t_p P seconds in every step, L its
+resident tokens and P the prompt tokens that it computes, as if it had a device: then the slowest
+rank sets the pace, and not how much work two cores have in all.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ import argparse
 import asyncio
 import contextlib
 import json
+import shlex
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,16 +27,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine import describe_machine
+from bench.machine import Stolen, describe_machine
 from tests_vllm.checks import at_rest
 from tests_vllm.load import mixed_lengths, send_all
 from tests_vllm.models import make_model
 from tests_vllm.servers import Server, running_server
 
 ON = {"BALANCEROUTE_VLLM": "1"}
-AHEAD = 2  # requests that a rank may have beyond its slots, where tokens only are levelled
 LOOK_S = 0.2  # from one look at the engines' own counters to the next
 MIDDLE = (0.1, 0.85)  # of a run, in which both ranks are busy
+LEARNED = ("balanceroute_step_cost", "balanceroute_times_prefills", "balanceroute_rank_slots")
 SUMS = ("held", "barrier", "spread")  # of tokens by time, by the plug-in's ledger
 
 
@@ -58,12 +58,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=100)
     parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--arms", nargs="*", choices=["vllm", "balanceroute", "level"])
-    parser.add_argument("--step-time", help="C,t_l of an emulated device, seconds")
+    parser.add_argument("--arms", nargs="*", choices=list(arms()))
+    parser.add_argument("--step-time", help="C,t_l,t_p of an emulated device, seconds")
+    parser.add_argument("--server", default="", help="more arguments of vLLM's, in one text")
     parser.add_argument("--urls", nargs="*", default=[], help="ARM=PORT of those that are up")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     device = {} if given.step_time is None else {"STEP_TIME": given.step_time}
+    more = shlex.split(given.server)
     with contextlib.ExitStack() as stack:
         if given.urls:
             servers = dict(known(text) for text in given.urls)
@@ -71,15 +73,14 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             servers = {
                 arm: stack.enter_context(
-                    start(folder, environment | device, given.slots, num_ranks=given.ranks)
+                    start(folder, environment | device, given.slots, *more, num_ranks=given.ranks)
                 )
-                for arm, environment in arms(given.slots).items()
+                for arm, environment in arms().items()
                 if given.arms is None or arm in given.arms
             }
         runs = []
         for repeat in range(given.repeats):
-            turn = repeat % len(servers)  # each comes first as often as last: machines tire
-            for arm in [*servers, *servers][turn : turn + len(servers)]:
+            for arm in in_turns(servers, repeat):
                 lengths = mixed_lengths(given.requests, given.first_seed + repeat)
                 run = measure(servers[arm], lengths, given.concurrency, given.ranks)
                 runs.append({"arm": arm, "seed": given.first_seed + repeat} | run)
@@ -91,9 +92,16 @@ def main() -> None:
         given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def arms(slots: int) -> dict[str, dict[str, str]]:
-    """Return the environment of each server, whose ranks have so many slots."""
-    level = {"BALANCEROUTE_POLICY": "br_auto,waves=false", "BALANCEROUTE_SLOTS": str(slots + AHEAD)}
+def in_turns(arms: Iterable[str], repeat: int) -> list[str]:
+    """Return arms in an order in which each comes first as often as last: machines tire."""
+    all_arms = list(arms)
+    turn = repeat % len(all_arms)
+    return all_arms[turn:] + all_arms[:turn]
+
+
+def arms() -> dict[str, dict[str, str]]:
+    """Return the environment of each server."""
+    level = {"BALANCEROUTE_POLICY": "br_auto,waves=false"}
     return {"vllm": {"BALANCEROUTE_VLLM": "observe"}, "balanceroute": ON, "level": ON | level}
 
 
@@ -119,6 +127,7 @@ def measure(
 ) -> dict[str, Any]:
     """Return the figures of one run."""
     before = at_rest(server)
+    stolen = Stolen()
     outcomes, looks, took_s = asyncio.run(_run(server, lengths, concurrency, num_ranks))
     after = at_rest(server)
     whole = [
@@ -136,6 +145,8 @@ def measure(
         "output_tokens_per_s": round(generated / took_s, 1),
         "tpot_ms": in_ms([o.tpot_s for o in outcomes if o.output_tokens > 1]),
         "ttft_ms": in_ms([o.first_s for o in outcomes]),
+        "stolen_ratio": stolen.ratio(),
+        "learned": {name: value for name, value in after.items() if name.startswith(LEARNED)},
         **_middle(np.array(looks), num_ranks),
     }
 

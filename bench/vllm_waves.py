@@ -23,8 +23,8 @@ import aiohttp
 import numpy as np
 
 from balanceroute.calibrate.probe import Target, stream_times
-from bench.machine import describe_machine
-from bench.vllm_ranks import in_ms, known, start
+from bench.machine import Stolen, describe_machine
+from bench.vllm_ranks import in_ms, in_turns, known, start
 from tests_vllm.checks import at_rest
 from tests_vllm.load import send_all
 from tests_vllm.servers import Server
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", default=[1.0, 2.0, 3.0])
     parser.add_argument("--seconds", type=float, default=30.0, help="of arrivals, each rate")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--stalls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--urls", nargs="*", default=[], help="ARM=PORT of those that are up")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
@@ -61,11 +62,10 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         up = dict(known(text) for text in given.urls)
         servers = up or {arm: start_arm(stack, arm) for arm in given.arms}
-        for arm in [arm for arm in STALLED_ARMS if arm in servers]:
+        for arm in [arm for arm in STALLED_ARMS if arm in servers and given.stalls]:
             rows += [{"arm": arm} | row for row in asyncio.run(measure_stalls(servers[arm]))]
         for seed in range(given.repeats):
-            order = list(servers) if seed % 2 == 0 else list(servers)[::-1]
-            for rate_per_s, arm in itertools.product(given.rates, order):
+            for rate_per_s, arm in itertools.product(given.rates, in_turns(servers, seed)):
                 row = measure_load(servers[arm], rate_per_s, given.seconds, seed)
                 rows.append({"arm": arm} | row)
                 print(json.dumps(rows[-1]), flush=True)
@@ -137,6 +137,7 @@ def measure_load(server: Server, rate_per_s: float, seconds: float, seed: int) -
     prompts, outputs = rng.integers(*LONG, number), rng.integers(*OUTPUT_TOKENS, number)
     lengths = list(zip(prompts.tolist(), outputs.tolist(), strict=True))
     at_rest(server)
+    stolen = Stolen()
     outcomes = asyncio.run(send_all(server, lengths, concurrency=number, starts_s=starts_s))
     return {
         "rate_per_s": rate_per_s,
@@ -145,6 +146,7 @@ def measure_load(server: Server, rate_per_s: float, seconds: float, seed: int) -
         "requests": number,
         "tpot_ms": in_ms([outcome.tpot_s for outcome in outcomes]),
         "ttft_ms": in_ms([outcome.first_s for outcome in outcomes]),
+        "stolen_ratio": stolen.ratio(),
     }
 
 

@@ -5,9 +5,9 @@ gathering and scattering of unequal parts, and the MoE kernel knows nothing of e
 elsewhere; and it wants AVX-512, which these loops do not. And processes that wait for one another
 sleep instead of spinning, which on few cores is what the others then wait for.
 
-With STEP_TIME="C,t_l" in the environment, each rank sleeps C + t_l L seconds in every step before
-it computes, where L are its resident tokens: the step of a device, beside which few cores are no
-bottleneck.
+With STEP_TIME="C,t_l,t_p" in the environment, each rank sleeps C + t_l L + t_p P seconds in every
+step before it computes, where L are its resident tokens and P the prompt tokens that the step
+computes: the step of a device, beside which few cores are no bottleneck.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ def register() -> None:
     if "STEP_TIME" in os.environ:
         from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-        constant_s, s_per_token = map(float, os.environ["STEP_TIME"].split(","))
         CPUModelRunner.execute_model = sleeping(
-            CPUModelRunner.execute_model, constant_s, s_per_token
+            CPUModelRunner.execute_model, *map(float, os.environ["STEP_TIME"].split(","))
         )
 
 
@@ -49,13 +48,20 @@ def give_way() -> None:
 
 
 def sleeping(
-    execute_model: Callable[..., Any], constant_s: float, s_per_token: float
+    execute_model: Callable[..., Any],
+    constant_s: float,
+    s_per_token: float,
+    prefill_s_per_token: float,
 ) -> Callable[..., Any]:
     """Return what computes a step and takes as long as a device would."""
 
     def execute(self: Any, scheduled: Any, *more: Any, **given: Any) -> Any:
         if scheduled.total_num_scheduled_tokens > 0:
-            time.sleep(constant_s + s_per_token * resident_tokens(scheduled))
+            time.sleep(
+                constant_s
+                + s_per_token * resident_tokens(scheduled)
+                + prefill_s_per_token * prompt_tokens(scheduled)
+            )
         return execute_model(self, scheduled, *more, **given)
 
     return execute
@@ -66,6 +72,11 @@ def resident_tokens(scheduled: Any) -> int:
     before = sum(scheduled.scheduled_cached_reqs.num_computed_tokens)
     before += sum(new.num_computed_tokens for new in scheduled.scheduled_new_reqs)
     return int(before + scheduled.total_num_scheduled_tokens)
+
+
+def prompt_tokens(scheduled: Any) -> int:
+    """Return the tokens that a step computes of prompts; a request that decodes has one."""
+    return sum(tokens for tokens in scheduled.num_scheduled_tokens.values() if tokens > 1)
 
 
 def all_gatherv(self: Any, input_: Any, dim: int = 0, sizes: list[int] | None = None) -> Any:
