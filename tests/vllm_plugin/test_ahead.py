@@ -53,7 +53,7 @@ def test_slots_are_exceeded_unless_the_policy_times_releases(
 
 
 def test_a_request_waits_on_its_rank_for_a_slot_that_gets_free() -> None:
-    """One slot and one ahead: the second request has a rank before the first has ended."""
+    """One slot and one ahead: each rank has a second request before its first has ended."""
     settings = msgspec.structs.replace(POOLED, ahead=1)
 
     async def story() -> None:

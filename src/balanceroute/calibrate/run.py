@@ -22,7 +22,8 @@ from balanceroute.errors import ConfigError
 
 WARM_TOKENS = 40  # a fresh CPU server may die of a first prompt that is tiny
 NUM_PREFILLS = 3  # of each length; the fastest counts, as nothing makes a prefill faster
-# As many on all ranks at once. They are sent at any moment of a step, and wait for its end.
+# The same on all ranks at once, more often, as they come at any moment of a step and wait for its
+# end; and most tries for that, of which not all fall into one step on all ranks.
 NUM_TOGETHER, MOST_TRIES = 8, 24
 
 
