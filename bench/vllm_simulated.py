@@ -60,6 +60,7 @@ def simulate(
         prefill_budget_tokens=BUDGET_TOKENS,
         prefill_s_per_token=measured.prefill_s_per_token,
         prefill_shared=measured.prefill_shared,
+        mixed_step_s=measured.mixed_step_s,
         pool_size=int(settings["concurrency"]) - num_ranks * slots,
         delivery_s=SEND_S,
         binding=binding,

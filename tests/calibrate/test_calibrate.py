@@ -44,9 +44,9 @@ def test_the_law_of_an_emulated_group_is_found() -> None:
     assert found.median_error_ratio <= found.largest_error_ratio
 
 
-@pytest.mark.parametrize("shared", [0.0, 0.6])
-def test_what_of_a_prompt_falls_to_all_ranks_is_found(shared: float) -> None:
-    """A prompt on one rank against one on each, in the same step: 0.1 s, and 0.1 s less its part.
+@pytest.mark.parametrize(("shared", "mixed_step_s"), [(0.0, 0.0), (0.6, 0.03)])
+def test_what_prompts_add_to_a_step_is_found(shared: float, mixed_step_s: float) -> None:
+    """By length, on one rank against on each in the same step, and for being there at all.
 
     Far enough from each other that a busy machine does not make one of the other.
     """
@@ -55,11 +55,13 @@ def test_what_of_a_prompt_falls_to_all_ranks_is_found(shared: float) -> None:
         s_per_token=1e-6,
         prefill_s_per_token=5e-5,
         prefill_shared=shared,
+        mixed_step_s=mixed_step_s,
         budget_tokens=4096,
     )
     found, _ = asyncio.run(measure(costs))
     assert found.prefill_s_per_token == pytest.approx(5e-5, rel=0.3)
-    assert found.prefill_shared == pytest.approx(shared, abs=0.24)
+    assert found.prefill_shared == pytest.approx(shared, abs=0.2)
+    assert found.mixed_step_s == pytest.approx(mixed_step_s, abs=0.01)
 
 
 def test_a_file_is_what_simulate_takes(tmp_path: Path) -> None:
@@ -115,6 +117,7 @@ def test_a_request_costs_nothing_where_only_tokens_do() -> None:
     [
         (["http://127.0.0.1:9", "--requests", "0"], "--requests must be numbers of at least 1"),
         (["http://127.0.0.1:9", "--prompt-tokens", "x"], "--prompt-tokens must be numbers"),
+        (["http://127.0.0.1:9", "--prompt-tokens", "64"], "needs two lengths or more, as 64,512"),
         (["http://127.0.0.1:9"], "does not answer as an OpenAI server"),
         (["deepseek-v4.h200_sxm"], "unknown model 'deepseek-v4'; did you mean 'deepseek-v3'"),
         (["127.0.0.1:9"], "A server is named by its URL, as http://127.0.0.1:8000"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from balanceroute.afd import tables
 from balanceroute.afd.tables import S_PER_MS, S_PER_US, Column
-from balanceroute.calibrate.fit import fit_slope, fit_step_law
+from balanceroute.calibrate.fit import PrefillLaw, fit_slope, fit_step_law
 from balanceroute.cluster.step_time_file import StepTimeFile
 from balanceroute.errors import ConfigError
 from balanceroute.specs import unknown
@@ -76,7 +76,7 @@ def step_time_of_tables(name: str, *, root: Path | None = None) -> StepTimeFile:
     law = fit_step_law(times.requests, times.tokens, times.step_s)
     return law.in_file(
         source=f"{model} on {device}, {times.setup}; {tables.VERSION}, kernels only",
-        prefill_s_per_token=fit_slope(times.chunk_tokens, times.chunk_s),
+        prefills=PrefillLaw(s_per_token=fit_slope(times.chunk_tokens, times.chunk_s)),
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,9 +44,7 @@ class StepLaw:
         """Return the size of the largest error; less is better."""
         return float(np.abs(self.error_ratios).max())
 
-    def in_file(
-        self, *, source: str, prefill_s_per_token: float, prefill_shared: float = 0.0
-    ) -> StepTimeFile:
+    def in_file(self, *, source: str, prefills: PrefillLaw) -> StepTimeFile:
         """Return what is written of it, dated today."""
         return StepTimeFile(
             source=source,
@@ -52,8 +52,9 @@ class StepLaw:
             constant_s=self.constant_s,
             s_per_token=self.s_per_token,
             kappa0_tokens=self.kappa0_tokens,
-            prefill_s_per_token=prefill_s_per_token,
-            prefill_shared=prefill_shared,
+            prefill_s_per_token=prefills.s_per_token,
+            prefill_shared=prefills.shared,
+            mixed_step_s=prefills.mixed_step_s,
             median_error_ratio=self.median_error_ratio,
             largest_error_ratio=self.largest_error_ratio,
             num_samples=len(self.error_ratios),
@@ -130,31 +131,50 @@ def fit_slope(tokens: NDArray[np.float64], time_s: NDArray[np.float64]) -> float
     return max(0.0, float(np.polyfit(tokens, time_s, 1)[0]))
 
 
-def shared_part(alone_s_per_token: float, together_s_per_token: float, num_ranks: int) -> float:
-    """Return sigma, the part of the prefill time that falls to all ranks together.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillLaw:
+    """What prompts add to a step, on rank g: ``m + (1 - sigma) t_p p_g + sigma t_p mean p``.
 
-    Of a prompt of p tokens on one of G ranks, the step has (1 - sigma) t_p p + sigma t_p p / G; of
-    one on each, t_p p. So ranks that do not hinder each other take as long together as alone, and
-    ranks that take turns G times as long.
-
-    Parameters
+    Attributes
     ----------
-    alone_s_per_token, together_s_per_token : float
-        Of a prompt on one rank, and of one on each at once; at least 0.
-    num_ranks : int
-        G, at least 1.
+    s_per_token, shared, mixed_step_s : float
+        t_p, sigma in [0, 1], and m, which a step with any prompt tokens has; none negative.
+    """
 
-    Returns
-    -------
-    float
-        The value in [0, 1] that fits best.
+    s_per_token: float = 0.0
+    shared: float = 0.0
+    mixed_step_s: float = 0.0
+
+
+class LongerStep(NamedTuple):
+    """What a step took longer, in which prompts were computed on some ranks."""
+
+    prompt_tokens: float  # on each rank that had any
+    part: float  # of the ranks that had some, in (0, 1]
+    added_s: float  # on those
+    step_s: float  # that it takes without, above 0
+
+
+def fit_prefill_law(steps: Sequence[LongerStep]) -> PrefillLaw:
+    """Fit t_p, sigma and m by least squares of errors relative to the steps, of several lengths.
 
     Examples
     --------
-    >>> [round(shared_part(alone, 4e-5, 4), 9) for alone in (5e-5, 4e-5, 2.5e-5, 1e-5)]
-    [0.0, 0.0, 0.5, 1.0]
+    3 ms, and 20 us per token of which a quarter falls to both ranks:
+
+    >>> law = fit_prefill_law([
+    ...     LongerStep(tokens, part, 3e-3 + (15e-6 + 5e-6 * part) * tokens, step_s=0.02)
+    ...     for tokens in (100, 900) for part in (0.5, 1.0)
+    ... ])
+    >>> round(law.s_per_token, 9), round(law.shared, 9), round(law.mixed_step_s, 9)
+    (2e-05, 0.25, 0.003)
     """
-    if num_ranks == 1 or together_s_per_token <= 0.0:
-        return 0.0
-    shared = (1.0 - alone_s_per_token / together_s_per_token) * num_ranks / (num_ranks - 1)
-    return min(1.0, max(0.0, shared))
+    tokens, parts, times_s, steps_s = np.array(steps, np.float64).T
+    weights = 1.0 / (steps_s + np.maximum(times_s, 0.0))
+    columns = np.stack([np.ones(len(tokens)), tokens, tokens * parts], axis=1)
+    if (parts == 1.0).all():  # there is one rank
+        columns = columns[:, :2]
+    mixed_s, own, *of_all = _non_negative(columns * weights[:, None], times_s * weights).tolist()
+    s_per_token = own + sum(of_all)
+    shared = sum(of_all) / s_per_token if s_per_token > 0.0 else 0.0
+    return PrefillLaw(s_per_token=s_per_token, shared=shared, mixed_step_s=mixed_s)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +18,6 @@ EVENT_END = b"\n\n"
 ASK_S = 300.0
 FEWEST_STEPS = 4  # that a step time is the mean of
 LONGER_TRIES = (1, 3, 9)  # times the output tokens that were asked for
-MOST_DECODED = 1000  # output tokens of a request that only keeps its rank busy
-# Of the time to the first of several first tokens, up to which the others are of the same step; one
-# a step later is half of it off, for a prompt waits no longer than a step for its own.
-TOGETHER_RATIO = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,64 +156,6 @@ def sample_of(
     )
 
 
-async def measure_prefill(
-    session: aiohttp.ClientSession, target: Target, *, prompt_tokens: int, number: int
-) -> float:
-    """Return the time to the first token of a lone request, seconds."""
-    began_s = time.perf_counter()
-    times_s = await stream_times(session, target, target.ranks[0], prompt_tokens, 1, number)
-    return times_s[0] - began_s
-
-
-async def measure_prefills(
-    session: aiohttp.ClientSession, target: Target, *, prompt_tokens: int, number: int
-) -> float | None:
-    """Return the time to the first tokens of a request on each rank, seconds.
-
-    None unless the ranks have computed the prompts in the same steps, so that the tokens came
-    together. To be called while the ranks make steps: those that are idle begin with the first
-    prompt at once.
-    """
-    began_s = time.perf_counter()
-    streams = [
-        stream_times(session, target, rank, prompt_tokens, 1, number) for rank in target.ranks
-    ]
-    waits_s = [times_s[0] - began_s for times_s in await asyncio.gather(*streams)]
-    is_together = max(waits_s) - min(waits_s) <= TOGETHER_RATIO * min(waits_s)
-    return max(waits_s) if is_together else None
-
-
-@contextlib.asynccontextmanager
-async def decoding(
-    session: aiohttp.ClientSession, target: Target, *, prompt_tokens: int
-) -> AsyncIterator[None]:
-    """Have one request decode on each rank, again and again, until the context is left.
-
-    Raises
-    ------
-    ConfigError
-        If the engine has refused one.
-    """
-
-    async def decode(rank: int) -> None:
-        room = MOST_DECODED if target.max_tokens is None else target.max_tokens - prompt_tokens
-        for number in itertools.count():
-            await stream_times(
-                session, target, rank, prompt_tokens, min(room, MOST_DECODED), number
-            )
-
-    tasks = [asyncio.create_task(decode(rank)) for rank in target.ranks]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        ends = await asyncio.gather(*tasks, return_exceptions=True)
-    for end in ends:
-        if isinstance(end, Exception):
-            raise end
-
-
 async def stream_times(
     session: aiohttp.ClientSession,
     target: Target,
@@ -227,10 +163,13 @@ async def stream_times(
     prompt_tokens: int,
     output_tokens: int,
     number: int,
+    *,
+    times_s: list[float] | None = None,
 ) -> list[float]:
     """Run one request on a rank (-1: the only one), and return when its tokens came.
 
-    Seconds of `time.perf_counter`; requests of another number have other prompts.
+    Seconds of `time.perf_counter`; requests of another number have other prompts. The times are
+    added to `times_s`, if that is given, as soon as they are known.
 
     Raises
     ------
@@ -239,8 +178,7 @@ async def stream_times(
     """
     headers = {RANK_HEADER: str(rank)} if rank >= 0 else {}
     body = _body(target, prompt_tokens, output_tokens, seed=number * 31 + rank * 7)
-    times_s: list[float] = []
-    rest = b""
+    times_s, rest = [] if times_s is None else times_s, b""
     timeout = aiohttp.ClientTimeout(total=ASK_S)
     url = target.url + "/v1/completions"
     async with session.post(url, json=body, headers=headers, timeout=timeout) as answer:

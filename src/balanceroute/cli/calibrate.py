@@ -61,12 +61,14 @@ def calibrate(
     )
     typer.echo(
         f"t_p {1e6 * found.prefill_s_per_token:.2f} us per prompt token, "
-        f"{found.prefill_shared:.0%} of it shared by the ranks"
+        f"{found.prefill_shared:.0%} of it shared by the ranks; a step with prompts takes "
+        f"{1e3 * found.mixed_step_s:.2f} ms more"
     )
     typer.echo(
         f"{out}: use it as simulate --step-time {out}, and where ranks prefill too with "
         f"--prefill-budget TOKENS --prefill-time {found.prefill_s_per_token:.3g} "
-        f"--prefill-shared {found.prefill_shared:.2g}"
+        f"--prefill-shared {found.prefill_shared:.2g} "
+        f"--mixed-step-time {found.mixed_step_s:.3g}"
     )
 
 

@@ -29,7 +29,10 @@ class StepTimeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         t_p: what a prompt token takes where all ranks compute one at a time each, seconds.
     prefill_shared : float
         sigma, in [0, 1]: the part of it that falls to all ranks together, so that a prompt on one
-        of them takes less time than one on each. 0 in files of releases that did not measure it.
+        of them takes less time than one on each.
+    mixed_step_s : float
+        m: what a step takes longer that computes any prompt tokens at all, seconds. This and sigma
+        are 0 in files of releases that did not measure them.
     median_error_ratio, largest_error_ratio : float
         Of the fitted step time against the measured ones, as fractions of these.
     num_samples : int
@@ -46,6 +49,7 @@ class StepTimeFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     largest_error_ratio: AtLeast0
     num_samples: Annotated[int, Meta(ge=1)]
     prefill_shared: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    mixed_step_s: AtLeast0 = 0.0
 
 
 def write_step_time(path: Path, step_time: StepTimeFile) -> None:
