@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--arms", nargs="*", choices=list(arms()))
     parser.add_argument("--step-time", help="C,t_l,t_p of an emulated device, seconds")
+    parser.add_argument("--limit", type=int, help="tokens that all ask for; they stop before")
     parser.add_argument("--server", default="", help="more arguments of vLLM's, in one text")
     parser.add_argument("--urls", nargs="*", default=[], help="ARM=PORT of those that are up")
     parser.add_argument("--out", type=Path)
@@ -82,7 +83,7 @@ def main() -> None:
         for repeat in range(given.repeats):
             for arm in in_turns(servers, repeat):
                 lengths = mixed_lengths(given.requests, given.first_seed + repeat)
-                run = measure(servers[arm], lengths, given.concurrency, given.ranks)
+                run = measure(servers[arm], lengths, given)
                 runs.append({"arm": arm, "seed": given.first_seed + repeat} | run)
                 print(json.dumps(runs[-1]), flush=True)
     if given.out is not None:
@@ -123,12 +124,12 @@ def start(
 
 
 def measure(
-    server: Server, lengths: list[tuple[int, int]], concurrency: int, num_ranks: int
+    server: Server, lengths: list[tuple[int, int]], given: argparse.Namespace
 ) -> dict[str, Any]:
     """Return the figures of one run."""
-    before = at_rest(server)
+    before, num_ranks = at_rest(server), given.ranks
     stolen = Stolen()
-    outcomes, looks, took_s = asyncio.run(_run(server, lengths, concurrency, num_ranks))
+    outcomes, looks, took_s = asyncio.run(_run(server, lengths, given))
     after = at_rest(server)
     whole = [
         outcome.status == 200 and outcome.output_tokens == asked
@@ -159,10 +160,10 @@ def in_ms(values_s: list[float]) -> dict[str, float]:
 
 
 async def _run(
-    server: Server, lengths: list[tuple[int, int]], concurrency: int, num_ranks: int
+    server: Server, lengths: list[tuple[int, int]], given: argparse.Namespace
 ) -> tuple[list[Any], list[list[float]], float]:
     looks: list[list[float]] = []
-    names = looked_at(num_ranks)
+    names = looked_at(given.ranks)
 
     async def look() -> None:
         while True:
@@ -171,7 +172,7 @@ async def _run(
             await asyncio.sleep(LOOK_S)
 
     looking, began_s = asyncio.create_task(look()), time.monotonic()
-    outcomes = await send_all(server, lengths, concurrency=concurrency)
+    outcomes = await send_all(server, lengths, concurrency=given.concurrency, limit=given.limit)
     took_s = time.monotonic() - began_s
     looking.cancel()
     return outcomes, looks, took_s

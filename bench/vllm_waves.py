@@ -3,7 +3,8 @@
 Runs in the environment of `make test-vllm`. First requests decode on rank 1 alone while prompts are
 computed on rank 0: how long do their tokens wait? Then requests with long prompts come at random,
 under vLLM's own rule, its own means (small chunks, prefills in every Nth step), and the plug-in.
-The first three arms, or those of `--arms`, are up together and take turns.
+The first three arms, or those of `--arms`, are up together and take turns. `--step-time` gives
+each rank an emulated device, as `bench.vllm_ranks` has it.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ARMS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
     "balanceroute": (ON, ()),
     "vllm, chunks of 512": ({}, ("--max-num-batched-tokens", "512")),
     "balanceroute without waves": (ON | {"BALANCEROUTE_POLICY": "br_auto,waves=false"}, ()),
+    "balanceroute, strong waves": (ON | {"BALANCEROUTE_POLICY": "br_wave,strength=1"}, ()),
 }
 AT_ONCE = 3  # servers of 6 GiB each that are up by default
 STALLED_ARMS = ("vllm", "vllm, chunks of 512")
@@ -55,13 +57,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of arrivals, each rate")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--stalls", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--step-time", help="C,t_l,t_p of an emulated device, seconds")
     parser.add_argument("--urls", nargs="*", default=[], help="ARM=PORT of those that are up")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         up = dict(known(text) for text in given.urls)
-        servers = up or {arm: start_arm(stack, arm) for arm in given.arms}
+        device = {} if given.step_time is None else {"STEP_TIME": given.step_time}
+        servers = up or {arm: start_arm(stack, arm, device) for arm in given.arms}
         for arm in [arm for arm in STALLED_ARMS if arm in servers and given.stalls]:
             rows += [{"arm": arm} | row for row in asyncio.run(measure_stalls(servers[arm]))]
         for seed in range(given.repeats):
@@ -71,15 +75,16 @@ def main() -> None:
                 print(json.dumps(rows[-1]), flush=True)
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        result = {"machine": describe_machine(), "rows": rows}
+        settings = {"step_time": given.step_time, "seconds": given.seconds}
+        result = {"machine": describe_machine(), "settings": settings, "rows": rows}
         given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def start_arm(stack: contextlib.ExitStack, arm: str) -> Server:
+def start_arm(stack: contextlib.ExitStack, arm: str, device: dict[str, str]) -> Server:
     """Return a server of an arm that is up until the stack is left."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     environment, arguments = ARMS[arm]
-    return stack.enter_context(start(folder, environment, NUM_SLOTS, *arguments))
+    return stack.enter_context(start(folder, environment | device, NUM_SLOTS, *arguments))
 
 
 async def measure_stalls(server: Server) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import aiohttp
 import numpy as np
 
 from balanceroute.live.tokens import TokenMeter
-from tests_vllm.servers import Server, completion
+from tests_vllm.servers import Server, completion, stopping
 
 REQUEST_S = 180.0
 
@@ -51,6 +51,7 @@ async def send_all(
     leaves_after: int | None = None,
     ranks: list[int] | None = None,
     starts_s: list[float] | None = None,
+    limit: int | None = None,
 ) -> list[Outcome]:
     """Send requests, so many at a time.
 
@@ -70,6 +71,9 @@ async def send_all(
         The rank that each asks for.
     starts_s : list of float or None
         When each is sent, seconds from now on; None: as soon as there is room.
+    limit : int or None
+        The limit of output that all ask for, so that nobody knows beforehand where each ends, which
+        is by a stop token; None: each asks for what it is to have.
     """
     gate = asyncio.Semaphore(concurrency)
     timeout = aiohttp.ClientTimeout(total=REQUEST_S)
@@ -83,6 +87,8 @@ async def send_all(
                 settings: dict[str, Any] = {"stream": True} if streams else {}
                 if streams:
                     settings["stream_options"] = {"include_usage": True}
+                if limit is not None:
+                    settings |= stopping(lengths[number][1], limit)
                 body = completion(*lengths[number], **settings)
                 headers = {"X-data-parallel-rank": str(ranks[number])} if ranks else {}
                 return await _send(session, server.url, body, headers, leaves_after)

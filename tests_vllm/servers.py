@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 SHIM = Path(__file__).parent / "shim"
 START_S, STOP_S, ASK_S = 420.0, 20.0, 60.0
+STOP_TOKEN = 5
 WARM_TOKENS = 40  # a fresh CPU server may die of a first prompt that is tiny
 COMMON = {
     "--host": "127.0.0.1",
@@ -118,6 +119,16 @@ def completion(prompt_tokens: int, output_tokens: int, **settings: Any) -> dict[
         "ignore_eos": True,
         "temperature": 0.0,
     } | settings
+
+
+def stopping(output_tokens: int, limit: int) -> dict[str, Any]:
+    """Return the settings of a request that ends by a stop token, and could give more tokens."""
+    return {
+        "max_tokens": limit,
+        "min_tokens": output_tokens - 1,
+        "stop_token_ids": [STOP_TOKEN],
+        "logit_bias": {str(STOP_TOKEN): 100.0},  # as soon as it may be, it is
+    }
 
 
 def free_port() -> int:
