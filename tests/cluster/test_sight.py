@@ -7,7 +7,7 @@ import pytest
 
 from balanceroute.cluster.events import NO_EVENTS
 from balanceroute.cluster.ledger import Ledger
-from balanceroute.cluster.sight import look
+from balanceroute.cluster.sight import look, with_all
 from balanceroute.cluster.streams import begin, observe
 from balanceroute.cluster.view import GroupView
 
@@ -81,3 +81,48 @@ def test_it_stays_what_it_was() -> None:
     before = sight.seen.copy()
     begin(ledger, rank=3, prompt_tokens=10)
     np.testing.assert_array_equal(before, sight.seen)
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 2, 7])
+def test_who_is_about_to_end_counts_as_gone(num_steps: int) -> None:
+    """At its own limit only: a request without one may go on, and one that waits has not begun."""
+    ledger, is_open, nothing = Ledger(num_ranks=2), np.ones(2, np.bool_), np.zeros(2, np.int64)
+    limits = {0: [0, 4, 5], 1: [9, 3]}
+    for rank, of_rank in limits.items():
+        for max_tokens in of_rank:
+            handle = ledger.send(rank=rank, prompt_tokens=50, max_tokens=max_tokens)
+            ledger.start(handle)
+            ledger.prefill(handle, 50)
+        for _ in range(3):
+            ledger.step(rank)
+        ledger.send(rank=rank, prompt_tokens=50, max_tokens=1)
+    state = (ledger.ranks, np.array([4, 3]), is_open, nothing, nothing)
+    before = look(*state, is_immediate=False)
+    after = look(*state, is_immediate=False).without_leaving(ledger.accounts.entries, num_steps)
+    gone = [sum(0 < limit <= 3 + num_steps for limit in limits[rank]) for rank in (0, 1)]
+    view, old = (
+        sight.view(
+            now_s=0.0,
+            kv_capacity_tokens=np.full(2, 1000),
+            costs=None,
+            entries=None,
+            events=NO_EVENTS,
+        )
+        for sight in (after, before)
+    )
+    for name, each in {
+        "load_tokens": 53,
+        "resident_prompt_tokens": 50,
+        "num_running_reqs": 1,
+        "num_inflight_reqs": 1,
+        "num_waiting_reqs": 0,
+        "due_tokens": 0,
+    }.items():
+        taken = getattr(old, name) - getattr(view, name)
+        assert [each * number for number in gone] == taken.tolist(), name
+    assert gone == after.max_sends.tolist()
+    assert sum(number > 0 for number in gone) == after.num_able
+    for name in COLUMNS[1:-1]:
+        whole = with_all(view)
+        np.testing.assert_array_equal(getattr(old, name), getattr(whole, name), name)
+    assert with_all(old) is old

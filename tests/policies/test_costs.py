@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from balanceroute.cluster.costs import StepCosts
+from balanceroute.cluster.ledger import Ledger
+from balanceroute.cluster.sight import look
 from balanceroute.errors import ConfigError
-from balanceroute.policies.costs import parse_costs
+from balanceroute.policies.costs import CostSource, parse_costs
 from balanceroute.specs import read_settings
 from tests.policies.toy_group import EXPERTS
 
@@ -54,3 +57,45 @@ def test_wrong_costs_are_named(text: str, message: str) -> None:
     """What is wrong, the value got, what is allowed."""
     with pytest.raises(ConfigError, match=re.escape(message)):
         parse_costs(text)
+
+
+def test_the_same_is_learned_where_requests_are_passed_over() -> None:
+    """What a step costs does not depend on who is about to end, though the sums leave those out."""
+    ledger, rng, now_s = Ledger(num_ranks=1, keeps_events=True), np.random.default_rng(0), 0.0
+    limits = (np.array([64]), np.ones(1, np.bool_), np.zeros(1, np.int64), np.zeros(1, np.int64))
+    as_it_is, ahead = CostSource("learned"), CostSource("learned")
+    running: dict[int, int] = {}  # steps left
+    num_passed_over = 0
+    for _ in range(80):
+        sight, events = look(ledger.ranks, *limits, is_immediate=False), ledger.take_events()
+        later = sight.without_leaving(ledger.accounts.entries, 2)
+        assert later.passed_over is not None
+        num_passed_over += int(later.passed_over[0, 0])
+        learned = [
+            source.of(
+                seen.view(
+                    now_s=now_s,
+                    kv_capacity_tokens=np.array([1 << 20]),
+                    costs=None,
+                    entries=ledger.accounts.entries,
+                    events=events,
+                )
+            )
+            for source, seen in ((as_it_is, sight), (ahead, later))
+        ]
+        prompt_tokens, output_tokens = int(rng.integers(50, 900)), int(rng.integers(2, 30))
+        handle = ledger.send(rank=0, prompt_tokens=prompt_tokens, max_tokens=output_tokens)
+        ledger.start(handle)
+        ledger.prefill(handle, prompt_tokens)
+        running[handle] = output_tokens
+        load_tokens = int(ledger.ranks["load_tokens"][0])
+        now_s += 0.01 + 1e-6 * load_tokens + 2e-5 * prompt_tokens
+        ledger.step(rank=0)
+        running = {handle: left - 1 for handle, left in running.items()}
+        for handle in [handle for handle, left in running.items() if left == 0]:
+            ledger.finish(handle)
+            del running[handle]
+    assert num_passed_over > 80
+    assert learned[0] is not None
+    assert learned[0].prefill_s_per_token == pytest.approx(2e-5, rel=0.05)
+    assert learned[0] == learned[1]

@@ -13,7 +13,7 @@ from balanceroute.vllm_plugin.ahead import MEMORY_STEPS, Ahead
 from balanceroute.vllm_plugin.balancer import Balancer
 from balanceroute.vllm_plugin.facts import RequestFacts
 from tests.vllm_plugin.driving import POOLED, make_client, report, request, run
-from tests.vllm_plugin.stand_in import EngineCoreOutput
+from tests.vllm_plugin.stand_in import EngineCoreOutput, SamplingParams
 
 
 @pytest.mark.parametrize(("steps_per_end", "expected"), [(1, 3), (3, 1), (4, 1), (7, 0), (300, 0)])
@@ -50,6 +50,48 @@ def test_slots_are_exceeded_unless_the_policy_times_releases(
     rank = balancer.place(RequestFacts(request_id="a", prompt_tokens=10))
     balancer.take_step(rank, [EngineCoreOutput("a", [7])], None)
     assert [expected] * 2 == balancer.group.num_slots.tolist()
+
+
+def test_a_slot_is_given_away_before_its_request_has_ended_where_that_is_certain() -> None:
+    """By its limit of tokens: two steps before, since that is how long the next one takes."""
+
+    async def story() -> None:
+        client = make_client(POOLED, max_num_seqs=1)
+        for name, max_tokens in (("a", 5), ("b", 50), ("c", 50)):
+            await client.add_request_async(
+                request(name, sampling_params=SamplingParams(max_tokens=max_tokens))
+            )
+        await asyncio.sleep(0.02)
+        rank = dict(client.sent)
+        for _ in range(2):
+            for name in ("a", "b"):
+                await client.process_engine_outputs(client, report(rank[name], name))
+            await asyncio.sleep(0.02)
+            assert {"a", "b"} == set(dict(client.sent))
+        for name in ("a", "b"):
+            await client.process_engine_outputs(client, report(rank[name], name))
+        await asyncio.sleep(0.02)
+        assert rank["a"] == dict(client.sent)["c"]
+
+    run(story())
+
+
+def test_ends_that_were_foreseen_are_not_counted_as_those_that_were_not() -> None:
+    """Where each request ends at its limit, none is ahead of the slots; else as many as end."""
+    for reason, expected in (("length", 8), ("stop", 11)):
+        balancer = Balancer(
+            num_ranks=2,
+            num_slots=8,
+            kv_tokens=10_000,
+            policy=LeastTokens(),
+            is_pooled=True,
+            ahead=Ahead(),
+        )
+        for number in range(4 * MEMORY_STEPS):
+            name = str(number)
+            rank = balancer.place(RequestFacts(request_id=name, prompt_tokens=10))
+            balancer.take_step(rank, [EngineCoreOutput(name, [7], reason)], None)
+        assert [expected] * 2 == balancer.group.num_slots.tolist()
 
 
 def test_a_request_waits_on_its_rank_for_a_slot_that_gets_free() -> None:

@@ -16,6 +16,7 @@ from balanceroute.kernels.ledger import (
     REQUEST_EVENT,
     UNKNOWN,
     Accounts,
+    Int64Array,
     RecordArray,
 )
 
@@ -285,3 +286,9 @@ def _free_entries(capacity: int) -> RecordArray:
     entries = np.zeros(capacity, ENTRY_ACCOUNT)
     entries["next_free"] = np.arange(1, capacity + 1)
     return entries
+
+
+def add_sends(seen: RecordArray, ranks: Int64Array, prompt_tokens: Int64Array) -> None:
+    """Count requests just sent as queued in accounts that will not show them for a while."""
+    np.add.at(seen["num_waiting"], ranks, 1)
+    np.add.at(seen["due_tokens"], ranks, prompt_tokens)

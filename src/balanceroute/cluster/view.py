@@ -57,6 +57,9 @@ class GroupView:
     events : REQUEST_EVENT array, shape (number of events,)
         What has happened to requests, as far as the entries show it, since the last view that the
         policy was handed, oldest first. Empty unless the policy follows requests.
+    passed_over : int64 array, shape (3, G), or None
+        Number, resident tokens and prompt tokens of requests in `entries` that the sums leave out,
+        since they end for certain before what is sent now is computed. None: all are counted.
     """
 
     now_s: float
@@ -76,6 +79,7 @@ class GroupView:
     entries: RecordArray | None = None
     clocks: Int64Array | None = None
     events: RecordArray = field(default_factory=lambda: NO_EVENTS)
+    passed_over: Int64Array | None = None
 
     @staticmethod
     def of_accounts(
@@ -194,12 +198,6 @@ class GroupView:
         """Return the fraction of each rank's KV tokens in use, in [0, 1]."""
         usage: NDArray[np.float64] = self.load_tokens / self.kv_capacity_tokens
         return usage
-
-
-def add_sends(seen: RecordArray, ranks: Int64Array, prompt_tokens: Int64Array) -> None:
-    """Count requests just sent as queued in accounts that will not show them for a while."""
-    np.add.at(seen["num_waiting"], ranks, 1)
-    np.add.at(seen["due_tokens"], ranks, prompt_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,10 @@ import time
 
 import numpy as np
 
+from balanceroute.cluster.ledger import add_sends
 from balanceroute.cluster.prefixes import PrefixIndex
 from balanceroute.cluster.traits import request_traits
-from balanceroute.cluster.view import GroupView, PoolView, add_sends
+from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import PlanError
 from balanceroute.fleet.config import FleetConfig
 from balanceroute.kernels.ledger import Int64Array, RecordArray

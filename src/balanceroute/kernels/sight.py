@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from balanceroute.kernels.arrays import BoolArray, Int64Array, RecordArray
 from balanceroute.kernels.jit import bare_kernel
+from balanceroute.kernels.ledger import DECODING
 
 # Rows of what is seen, int64, shape (NUM_ROWS, G).
 SLOTS, LOAD, DUE, PROMPTS, GENERATED, RUNNING, WAITING, INFLIGHT, CLOCK, SENDS = range(10)
@@ -67,5 +68,45 @@ def see(
         seen[SENDS, g] = max(seen[SLOTS, g] - seen[INFLIGHT, g], 0)
         if is_immediate:
             seen[SENDS, g] = NO_LIMIT if seen[SLOTS, g] > 0 else 0
+        num_able += seen[SENDS, g] > 0
+    return num_able
+
+
+@bare_kernel
+def pass_over(
+    seen: Int64Array, entries: RecordArray, num_steps: int, passed_over: Int64Array
+) -> int:
+    """Count those as gone that end for certain within some steps, at their own limit of output.
+
+    For late binding only; returns how many ranks may get something then.
+
+    Parameters
+    ----------
+    seen : int64 array, shape (NUM_ROWS, G)
+        As `see` leaves it; what the ranks hold and may get is changed.
+    entries : ENTRY_ACCOUNT array, shape (capacity,)
+        The ledger's.
+    num_steps : int
+        At least 0.
+    passed_over : int64 array, shape (3, G)
+        Their number, resident tokens and prompt tokens are added to it.
+    """
+    for handle in range(len(entries)):
+        entry = entries[handle]
+        if entry.state != DECODING or entry.max_tokens == 0:
+            continue
+        g = entry.rank
+        resident_tokens = entry.base_tokens + seen[CLOCK, g]
+        if entry.prompt_tokens + entry.max_tokens - resident_tokens <= num_steps:
+            passed_over[0, g] += 1
+            passed_over[1, g] += resident_tokens
+            passed_over[2, g] += entry.prompt_tokens
+    num_able = 0
+    for g in range(seen.shape[1]):
+        seen[RUNNING, g] -= passed_over[0, g]
+        seen[INFLIGHT, g] -= passed_over[0, g]
+        seen[LOAD, g] -= passed_over[1, g]
+        seen[PROMPTS, g] -= passed_over[2, g]
+        seen[SENDS, g] = max(seen[SLOTS, g] - seen[INFLIGHT, g], 0)
         num_able += seen[SENDS, g] > 0
     return num_able

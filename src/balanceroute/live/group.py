@@ -48,6 +48,9 @@ class LiveGroup:
 
     Attributes
     ----------
+    lag_steps : int
+        Steps until what a plan sends is computed, 0 to begin with. Who reaches its own limit of
+        output before that counts as gone, unless ranks are chosen on arrival.
     on_step, on_rest : callable
         Who looks on: called with a rank, its steps and the time when its stream reveals some, and
         when nothing is in flight any more.
@@ -79,7 +82,7 @@ class LiveGroup:
         self._num_steps = [0] * num_ranks  # by which `grow` has set the ledger's clocks forward
         self._pool = Pool()
         self._pooled: dict[int, Ticket] = {}
-        self._next_number = 0
+        self._next_number, self.lag_steps = 0, 0
         self.num_slots = np.full(num_ranks, num_slots, np.int64)
         self.kv_tokens = np.full(num_ranks, kv_tokens or UNLIMITED_TOKENS, np.int64)
         self._is_open = np.ones(num_ranks, np.bool_)
@@ -87,7 +90,7 @@ class LiveGroup:
         self.foreign_reqs = np.zeros(num_ranks, np.int64)
         self.foreign_tokens = np.zeros(num_ranks, np.int64)
         self.disagreement_tokens = np.zeros(num_ranks, np.int64)
-        self.on_step: Callable[[int, int, float], object] = _ignore_step
+        self.on_step: Callable[[int, int, float], object] = lambda *_: None
         self.on_rest: Callable[[], object] = bool
         self.arrival_watchers: list[Callable[[Ticket], object]] = []
         self.end_watchers: list[Callable[[Ticket], object]] = []
@@ -116,7 +119,7 @@ class LiveGroup:
     @property
     def has_work_to_plan(self) -> bool:
         """Tell whether a plan could place somebody."""
-        return bool(self._pooled) and self._look().num_able > 0
+        return bool(self._pooled) and self._look(self.lag_steps).num_able > 0
 
     def replace_policy(self, policy: Policy, *, is_immediate: bool | None = None) -> None:
         """Let another policy choose from now on; it is told of the requests in flight."""
@@ -234,10 +237,14 @@ class LiveGroup:
         """Return the group as a policy sees it that does not follow requests."""
         return self._view(self._look(), None)
 
-    def _look(self) -> Sight:
+    def _look(self, lag_steps: int = 0) -> Sight:
+        """Return the group as it is, or as it will be in some steps for all that is certain."""
         foreign = (self.foreign_reqs, self.foreign_tokens)
         of_ranks = (self.ledger.ranks, self.num_slots, self._is_open, *foreign)
-        return look(*of_ranks, is_immediate=self.is_immediate)
+        sight = look(*of_ranks, is_immediate=self.is_immediate)
+        if lag_steps == 0 or self.is_immediate:
+            return sight
+        return sight.without_leaving(self.ledger.accounts.entries, lag_steps)
 
     def _view(self, sight: Sight, events: RecordArray | None) -> GroupView:
         return sight.view(
@@ -256,10 +263,7 @@ class LiveGroup:
         PlanError
             If the policy breaks its contract; nothing is placed then.
         """
-        if not self._pooled:
-            return []
-        sight = self._look()
-        if sight.num_able == 0:
+        if not self._pooled or (sight := self._look(self.lag_steps)).num_able == 0:
             return []
         view = self._view(sight, self._take_events())
         waiting = self._pool.view()
@@ -294,7 +298,3 @@ class LiveGroup:
         """Raise `PlanError` if the running totals differ from the requests in flight."""
         if not np.array_equal(self.ledger.recount(), self.ledger.ranks):
             raise PlanError("the ledger's totals differ from its requests; please report this")
-
-
-def _ignore_step(rank: int, num_steps: int, now_s: float) -> None:
-    """Do nothing: nobody looks on."""

@@ -51,6 +51,7 @@ def _serve(policy: str, *, num_ranks: int, costs: StepCosts | None) -> None:
         costs=costs,
         clock=lambda: now_s[0],
     )
+    group.lag_steps = 1  # where it stays 0 there is one kernel too many
     running: deque[tuple[Ticket, int]] = deque()
     for num_waiting in (NUM_WAITING, 1):
         for _ in range(NUM_PLANS):

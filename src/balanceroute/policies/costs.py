@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from balanceroute.cluster.costs import StepCosts
+from balanceroute.cluster.sight import with_all
 from balanceroute.cluster.view import GroupView
 from balanceroute.errors import ConfigError
 from balanceroute.policies.cost_learner import CostLearner
@@ -37,7 +38,7 @@ class CostSource:
             return view.costs
         if view.entries is None:  # nothing to learn from
             return None
-        self._learner.see(view)
+        self._learner.see(with_all(view))
         return self._learner.costs
 
 

@@ -8,10 +8,10 @@ import numpy as np
 
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.events import NO_EVENTS
-from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger
+from balanceroute.cluster.ledger import UNLIMITED_TOKENS, Ledger, add_sends
 from balanceroute.cluster.pool import Pool
 from balanceroute.cluster.traits import request_traits
-from balanceroute.cluster.view import GroupView, add_sends
+from balanceroute.cluster.view import GroupView
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 
 ROUND_S = 0.03  # between two plans; a load snapshot of 100 ms then serves several of them

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.events import join_events
-from balanceroute.cluster.ledger import Ledger
-from balanceroute.cluster.view import GroupView, add_sends
+from balanceroute.cluster.ledger import Ledger, add_sends
+from balanceroute.cluster.view import GroupView
 from balanceroute.kernels.ledger import Int64Array, RecordArray
 
 

@@ -18,7 +18,14 @@ from balanceroute.policies.auto import BrAuto
 from balanceroute.policies.base import Policy, times_releases
 from balanceroute.policies.classic import LeastTokens
 from balanceroute.vllm_plugin.ahead import Ahead
-from balanceroute.vllm_plugin.facts import COMPLETE, Output, RequestFacts, forget, ticket_of
+from balanceroute.vllm_plugin.facts import (
+    AT_LIMIT,
+    COMPLETE,
+    Output,
+    RequestFacts,
+    forget,
+    ticket_of,
+)
 
 NO_RANK = -1
 SILENT_STEPS = 2  # steps without a token, while others have some, that mean a preemption
@@ -197,7 +204,7 @@ class Balancer:
             Requests that are no more on the rank, the aborted ones included.
         """
         self.pass_time()
-        num_before = len(self._tickets)
+        num_before, num_foreseen = len(self._tickets), 0
         handles, new_tokens, complete = [], [], set()
         for output in outputs:
             ticket = self._tickets.get(output.request_id)
@@ -208,6 +215,7 @@ class Balancer:
                 new_tokens.append(len(output.new_token_ids))
             if output.finish_reason is not None and str(output.finish_reason) in COMPLETE:
                 complete.add(output.request_id)
+                num_foreseen += str(output.finish_reason) == AT_LIMIT
             elif output.finish_reason is not None:
                 self.close(output.request_id, has_completed=False)
         if handles:
@@ -217,9 +225,10 @@ class Balancer:
         for request_id in finished or ():
             self.close(request_id, has_completed=False)
         if self._ahead is not None:
-            self._ahead.note(num_before - len(self._tickets))
-            num_ahead = 0 if times_releases(self.group.policy) else self._ahead.num_reqs
-            self.group.num_slots[:] = self._num_slots + num_ahead
+            self._ahead.note(num_before - len(self._tickets) - num_foreseen)
+            is_timed = times_releases(self.group.policy)
+            self.group.num_slots[:] = self._num_slots + (0 if is_timed else self._ahead.num_reqs)
+            self.group.lag_steps = 0 if is_timed else self._ahead.lag_steps
 
     def _book_step(self, rank: int, handles: Int64Array, new_tokens: Int64Array) -> None:
         ledger = self.group.ledger

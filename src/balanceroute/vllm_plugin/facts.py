@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from balanceroute.live.ticket import Ticket
 
-COMPLETE = ("stop", "length", "repetition")  # finish reasons of a request that came to its own end
+AT_LIMIT = "length"  # the finish reason of a request that has all the tokens it asked for
+COMPLETE = ("stop", AT_LIMIT, "repetition")  # those of one that came to its own end
 
 
 class Output(Protocol):
