@@ -19,12 +19,7 @@ from tests.live.several import (
     parts,
     until_async,
 )
-from tests.live.starting import (
-    LIMIT_S,
-    NUM_RANKS,
-    NUM_SLOTS,
-    is_whole,
-)
+from tests.live.starting import LIMIT_S, NUM_SLOTS, is_whole
 
 pytestmark = pytest.mark.slow
 
@@ -85,11 +80,10 @@ def test_the_brain_dies_under_streams(tmp_path: Path) -> None:
             await until_async(its.is_exact)
             os.kill(pids[BRAIN], signal.SIGKILL)
             await its.it.said("the brain is gone")
-            # Four find room by the last loads; of the others the last have to wait.
+            # By the last loads; twice as many as find room, so one rank at least gets full.
             meanwhile = its.ask(4, 20) + its.ask(12, 150)
-            await until(lambda: sum(its.num_running) == NUM_RANKS * NUM_SLOTS)
+            await until(lambda: max(its.num_running) == NUM_SLOTS)
             assert not await its.is_ready()
-            assert NUM_SLOTS == max(its.num_running)
             await until_async(its.is_ready)
             await until_async(its.is_exact)
             _, shown = await fetch(its.session, its.it.url + "/workers")
