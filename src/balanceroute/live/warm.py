@@ -51,7 +51,7 @@ def _serve(policy: str, *, num_ranks: int, costs: StepCosts | None) -> None:
         costs=costs,
         clock=lambda: now_s[0],
     )
-    group.lag_steps = 1  # where it stays 0 there is one kernel too many
+    group.lag_steps = 1  # as inside vLLM, which needs a kernel more for it
     running: deque[tuple[Ticket, int]] = deque()
     for num_waiting in (NUM_WAITING, 1):
         for _ in range(NUM_PLANS):

@@ -29,8 +29,8 @@ class PluginSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     slots : int or None
         Requests that a rank runs together; None: its ``--max-num-seqs``.
     ahead : int or None
-        Requests that a rank may have beyond its slots where requests are held; None: as `Ahead`
-        learns.
+        Requests that a rank may have beyond its slots where requests are held, and no end is seen
+        coming then; None: as `Ahead` learns.
     costs : str or None
         What a step costs, as `parse_costs` reads it; None: the policy learns it, if it can.
     queue_size : int
