@@ -124,14 +124,22 @@ class BrAuto:
     def plan(self, view: GroupView, pool: PoolView) -> Plan:
         """Fill the free slots so that the ranks stay level."""
         sends = view.max_sends
+        pool = pool.oldest(max(self._window, sum(sends.tolist())))
+        costs = self._costs.of(view) if self._waves is not None and view.num_ranks > 1 else None
+        if self._waves is None or not applies_to(costs):
+            self.times_releases = False
+            return self._level(view, pool, sends)
+        self.times_releases = self._waves.can_win(view.num_ranks)
+        if self.times_releases or not self._waves.has_room(view, pool, sends):
+            self._keep_up(view)
+            return Plan(*self._waves.plan(view, pool, costs))
+        plan = self._level(view, pool, sends)
+        self._waves.note(view, pool, costs, plan.requests)
+        return plan
+
+    def _level(self, view: GroupView, pool: PoolView, sends: Int64Array) -> Plan:
+        """Place requests so that the ranks stay level, all that there are slots for."""
         num_free = sum(sends.tolist())  # of a few ranks quicker than NumPy, of many as quick
-        pool = pool.oldest(max(self._window, num_free))
-        if self._waves is not None and view.num_ranks > 1:
-            costs = self._costs.of(view)
-            self.times_releases = applies_to(costs) and self._waves.can_win(view.num_ranks)
-            if applies_to(costs):
-                self._projection = None  # from now on it would miss what happens
-                return Plan(*self._waves.plan(view, pool, costs))
         gains = None
         if self._projection is not None:
             gains = self._follow(self._projection, view, pool)
@@ -152,6 +160,15 @@ class BrAuto:
             requests, places = level_ahead(group, queue, terms, loads, gains)
         self._wait_pace.note(view.now_s, num_placed=len(requests), num_waiting=len(pool))
         return Plan(requests, places)
+
+    def _keep_up(self, view: GroupView) -> None:
+        """Miss nothing of what happens while waves plan, which do not look ahead."""
+        if self._projection is None:
+            return
+        self._projection.note(view)
+        self._num_plans += 1
+        if self._num_plans % PLANS_PER_FUTURE == 0:
+            self._output_pace.see(view, self._projection.teach())
 
     def _follow(
         self, projection: Projection, view: GroupView, pool: PoolView

@@ -95,7 +95,7 @@ class Waves:
         """
         sends, num_running = view.max_sends, int(view.num_running_reqs.sum())
         self._steps.see(view, num_running)
-        num_waiting = len(pool)
+        whole_pool, num_waiting = pool, len(pool)
         num_wanted = min(int(sends.sum()), num_waiting)
         if num_wanted == 0:
             return _nobody()
@@ -114,23 +114,40 @@ class Waves:
             dealt = self._dealt(view, pool, placed, num_short)
             terms = self._release_terms(view, costs, group.speeds, num_running, is_short=is_short)
             is_now = release_from(group, queue, load, dealt, terms)
-            self._free_slots.fill(int(is_now.sum()))
             placed = placed[0][is_now], placed[1][is_now]
         if len(in_room[0]) > 0:
             placed = (
                 np.concatenate([in_room[0], placed[0]]),
                 np.concatenate([in_room[1], placed[1]]),
             )
-        self._note(view, num_waiting, pool, costs, placed[0])
+        self.note(view, whole_pool, costs, placed[0])
         return placed
+
+    def note(self, view: GroupView, pool: PoolView, costs: StepCosts, requests: Int64Array) -> None:
+        """Take in what is sent, by this rule or by another that plans while waves cannot win."""
+        self._steps.see(view, int(view.num_running_reqs.sum()))
+        self._free_slots.fill(len(requests))
+        self._waits.note(view.now_s, num_placed=len(requests), num_waiting=len(pool))
+        tokens = pool.prompt_tokens[requests]
+        if pool.traits is not None:
+            tokens = tokens - pool.cached_tokens[requests]
+        prefill_s = float((costs.own_prefill_s_per_token * tokens).sum()) / view.num_ranks
+        self._releases.note(
+            view.now_s, self._steps.step, num_requests=len(requests), prefill_s=prefill_s
+        )
 
     def can_win(self, num_ranks: int) -> bool:
         """Tell whether steps could get noticeably shorter by ranks that prefill together.
 
-        At most by what the others wait for: if no two ranks ever prefilled at once, that is for all
-        prefill but a rank's own.
+        At most by what the others wait for: all prefill but a rank's own, if no two coincided.
         """
         return self._releases.prefill_share * (num_ranks - 1) > LEAST_WIN
+
+    def has_room(self, view: GroupView, pool: PoolView, sends: Int64Array) -> bool:
+        """Tell whether each request fits each rank that may get one, beside the reserve."""
+        free_kv = view.free_kv_tokens - self._settings.kv_reserve * view.kv_capacity_tokens
+        least = free_kv.min(where=sends > 0, initial=math.inf)
+        return bool(least >= pool.prompt_tokens.max(initial=0))
 
     def _load(self, view: GroupView, costs: StepCosts, num_running: int) -> Load:
         keeps_room = not view.is_immediate and num_running > 0
@@ -256,23 +273,6 @@ class Waves:
             strength = self._strength * (CORRECTION if is_slow else 1.0 / CORRECTION)
             self._strength = min(max(strength, WEAKEST), STRONGEST)
         return self._strength
-
-    def _note(
-        self,
-        view: GroupView,
-        num_waiting: int,
-        pool: PoolView,
-        costs: StepCosts,
-        requests: Int64Array,
-    ) -> None:
-        self._waits.note(view.now_s, num_placed=len(requests), num_waiting=num_waiting)
-        tokens = pool.prompt_tokens[requests]
-        if pool.traits is not None:
-            tokens = tokens - pool.cached_tokens[requests]
-        prefill_s = float((costs.own_prefill_s_per_token * tokens).sum()) / view.num_ranks
-        self._releases.note(
-            view.now_s, self._steps.step, num_requests=len(requests), prefill_s=prefill_s
-        )
 
 
 def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
