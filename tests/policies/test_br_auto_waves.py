@@ -38,9 +38,9 @@ def num_sent_alone(policy: BrAuto, *, step: int) -> int:
     return len(policy.plan(prefilling_view(step=step), lone))
 
 
-@pytest.mark.parametrize(("prompt_tokens", "can_win"), [(3000, True), (100, False)])
-def test_waves_where_a_thirtieth_of_the_time_can_be_won(prompt_tokens: int, can_win: bool) -> None:
-    """Of a step's 100 ms the other rank waits for 60 ms of prefill, or for 2."""
+@pytest.mark.parametrize(("prompt_tokens", "can_win"), [(3000, True), (400, False)])
+def test_waves_where_a_tenth_of_the_time_can_be_won(prompt_tokens: int, can_win: bool) -> None:
+    """Of a step's 100 ms the other rank waits for 60 ms of prefill, or for 8."""
     policy = after(prompt_tokens)
     assert policy.times_releases == can_win
     assert num_sent_alone(policy, step=100) == (0 if can_win else 1)
@@ -49,12 +49,12 @@ def test_waves_where_a_thirtieth_of_the_time_can_be_won(prompt_tokens: int, can_
 def test_waves_again_when_prompts_get_longer() -> None:
     policy = after(100)
     for step in range(100, 200):
-        policy.plan(prefilling_view(step=step), make_pool([1000] * 2))
+        policy.plan(prefilling_view(step=step), make_pool([3000] * 2))
     assert policy.times_releases
 
 
 def test_levels_again_when_prompts_get_shorter() -> None:
-    policy = after(1000)
+    policy = after(3000)
     for step in range(100, 1000):
         policy.plan(prefilling_view(step=step), make_pool([10] * 2))
     assert not policy.times_releases

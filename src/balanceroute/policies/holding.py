@@ -70,11 +70,11 @@ class ReleasePace:
 
     Examples
     --------
-    One request every two seconds and 40 steps, with half a second of prefill for its only rank:
+    One request every two seconds and 40 steps, of 5,000 tokens for its only rank, 0.1 ms each:
 
     >>> pace = ReleasePace()
     >>> for step in range(0, 40_000, 40):
-    ...     pace.note(step / 20, step, num_requests=1, prefill_s=0.5)
+    ...     pace.note(step / 20, step, 1, prompt_tokens=5000, s_per_token=1e-4)
     >>> round(pace.prefill_share, 2), round(pace.steps_per_refill(1), 1)
     (0.25, 40.0)
     """
@@ -82,22 +82,30 @@ class ReleasePace:
     def __init__(self) -> None:
         self._last: tuple[float, float] | None = None
         self._elapsed_s = self._num_steps = 0.0
-        self._prefill_s = self._num_requests = 0.0
+        self._prompt_tokens = self._num_requests = self._s_per_token = 0.0
 
-    def note(self, now_s: float, step: float, *, num_requests: int, prefill_s: float) -> None:
-        """Take in a plan: its time and step, and how many requests and prefill per rank it sent."""
+    def note(
+        self, now_s: float, step: float, num_requests: int, prompt_tokens: float, s_per_token: float
+    ) -> None:
+        """Take in a plan: its time and step, and the requests and tokens per rank that it sent.
+
+        `s_per_token` is what a rank's own prompt token takes, as far as is known by now.
+        """
+        self._s_per_token = s_per_token
         if self._last is not None:
             kept = math.exp(-num_requests / MEMORY_REQUESTS)
             self._elapsed_s = kept * self._elapsed_s + now_s - self._last[0]
             self._num_steps = kept * self._num_steps + step - self._last[1]
-            self._prefill_s = kept * self._prefill_s + prefill_s
+            self._prompt_tokens = kept * self._prompt_tokens + prompt_tokens
             self._num_requests = kept * self._num_requests + num_requests
         self._last = now_s, step
 
     @property
     def prefill_share(self) -> float:
         """Return the share of their time that ranks prefill, in [0, 1]; 0 to begin with."""
-        return min(1.0, self._prefill_s / self._elapsed_s) if self._elapsed_s > 0.0 else 0.0
+        if self._elapsed_s == 0.0:
+            return 0.0
+        return min(1.0, self._prompt_tokens * self._s_per_token / self._elapsed_s)
 
     def steps_per_refill(self, num_ranks: int) -> float:
         """Return the steps of a rank from one request that it gets to the next, in 1..50."""

@@ -27,7 +27,7 @@ SHORT_STRENGTH, LEAST_STRENGTH = 1.0, 0.035
 SHORT_FACTOR = 2.0  # of `hold_prefills` while slots are short
 PLANS_PER_CORRECTION, CORRECTION = 32, 1.15  # of the strength, towards a target
 WEAKEST, STRONGEST = 0.01, 10.0
-LEAST_WIN = 0.03  # of the time of a step, for waves to be worth what they cost
+LEAST_WIN = 0.1  # of a step's time; below, waves give next to nothing and hold all the same
 # Free slots for which requests are chosen, and pairs of a slot and a request that are looked at.
 MAX_CHOICES, MAX_PAIRS = 256, 32_768
 
@@ -131,10 +131,8 @@ class Waves:
         tokens = pool.prompt_tokens[requests]
         if pool.traits is not None:
             tokens = tokens - pool.cached_tokens[requests]
-        prefill_s = float((costs.own_prefill_s_per_token * tokens).sum()) / view.num_ranks
-        self._releases.note(
-            view.now_s, self._steps.step, num_requests=len(requests), prefill_s=prefill_s
-        )
+        per_rank, own_s = float(tokens.sum()) / view.num_ranks, costs.own_prefill_s_per_token
+        self._releases.note(view.now_s, self._steps.step, len(requests), per_rank, own_s)
 
     def can_win(self, num_ranks: int) -> bool:
         """Tell whether steps could get noticeably shorter by ranks that prefill together.
