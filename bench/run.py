@@ -21,6 +21,7 @@ from bench.balance import measure_balance, measure_burstgpt
 from bench.machine import TRACES, describe_machine
 from bench.plans import measure_plans
 from bench.processes import measure_startup, measure_week
+from bench.wave_bound import measure_bound
 from bench.wave_limits import measure_limits
 from bench.waves import measure_load, measure_real, measure_saturated
 
@@ -36,9 +37,10 @@ SECTIONS: dict[str, Callable[[], object]] = {
     "waves_load": measure_load,
     "waves_limits": measure_limits,
     "waves_real": measure_real,
+    "waves_bound": measure_bound,
     "week": measure_week,
 }
-WAVES = {"waves_saturated", "waves_load", "waves_limits", "waves_real"}
+WAVES = {"waves_saturated", "waves_load", "waves_limits", "waves_real", "waves_bound"}
 NEEDS_TRACES = {"burstgpt", "balance", "lengths", "ablation", "unsaturated"} | WAVES
 
 

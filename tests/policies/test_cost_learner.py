@@ -14,7 +14,17 @@ from balanceroute.cluster.view import GroupView
 from balanceroute.errors import ConfigError
 from balanceroute.policies.cost_fit import FEWEST_SAMPLES, NUM_SAMPLES
 from balanceroute.policies.cost_learner import VIEWS_DISTRUSTED, CostLearner
-from tests.policies.toy_group import ALL_COSTS, DENSE, EXPERTS, Toy, Work, jittery, steady, told_s
+from tests.policies.toy_group import (
+    ALL_COSTS,
+    DENSE,
+    EXPERTS,
+    Toy,
+    Work,
+    jittery,
+    steady,
+    told_s,
+    very_jittery,
+)
 from tests.policies.views import make_view
 
 UNEQUAL = np.array([1.0, 0.8, 1.0, 0.9])
@@ -71,6 +81,19 @@ def test_noise_and_outliers_do_little(truth: StepCosts) -> None:
     own = (1 - truth.prefill_shared) * truth.prefill_s_per_token
     learned = (1 - learner.costs.prefill_shared) * learner.costs.prefill_s_per_token
     assert own == pytest.approx(learned, rel=0.5)  # sigma is seen or not
+
+
+@pytest.mark.parametrize("shared", [0.0, 1.0])
+def test_neither_side_has_the_benefit_of_the_doubt(shared: float) -> None:
+    """Whether prompts hold up their own rank or all is told by what fits, however few steps."""
+    truth = replace(DENSE, prefill_shared=shared)
+    found = []
+    for seed in range(16):
+        toy = Toy(truth, num_ranks=2, jitter=very_jittery, seed=seed)
+        costs = toy.teach(CostLearner(), 80).costs
+        found += [] if costs is None else [costs.prefill_shared]
+    assert len(found) > 12
+    assert np.mean(found) == pytest.approx(shared, abs=0.3)
 
 
 def test_the_same_views_give_the_same_costs() -> None:

@@ -51,6 +51,11 @@ def jittery(rng: np.random.Generator) -> float:
     return max(0.5, 1 + 0.1 * rng.standard_normal()) * (10.0 if rng.random() < 0.01 else 1.0)
 
 
+def very_jittery(rng: np.random.Generator) -> float:
+    """Return a factor for a step's time: a fifth of noise, as where ranks share a processor."""
+    return max(0.4, 1 + 0.2 * rng.standard_normal())
+
+
 class Toy:
     """A group that computes a prompt of any length in a step, and ends requests by chance."""
 

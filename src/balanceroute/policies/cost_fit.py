@@ -22,7 +22,9 @@ MODEL_PAIRS = MODELS[:, :, None] & MODELS[:, None, :]
 # What a term must lower the misfit by, in units of log(number of samples): for those that a simpler
 # model does without, what the Bayesian information criterion says; for the others next to nothing.
 PENALTIES = np.array([0.01, 1.0, 0.01, 0.01, 1.0, 1.0])
-MODEL_PENALTIES = MODELS @ PENALTIES
+# Prefill is all the ranks' own or all shared, whichever fits better, before it may be some of both;
+# their own where the two cannot be told apart.
+SHARED_ALONE = 0.02
 USUAL_SHARE = 0.4  # of a step's time in one term: a prior's deviation, which decides only what the
 # samples leave open
 FIRST_GUESS = np.array([1e-2, 0.0, 1e-7, 2e-5, 0.0, 0.0])  # only its ratios count
@@ -41,6 +43,16 @@ MEDIAN_TO_STANDARD = 1.4826  # standard deviation over median absolute deviation
 HUBER_SPREADS, HUBER_RATIO = 2.0, 0.2  # what counts in full
 FAR_SPREADS, FAR_RATIO = 10.0, 0.4  # what something else than the load has caused
 CHANGE_SPREADS, CHANGE_RATIO = 1.0, 0.03  # median of new samples that means other costs than before
+
+
+def penalty_of(has_term: NDArray[np.bool_]) -> Float64Array:
+    """Return what models with these terms, shape (..., NUM_TERMS), must lower the misfit by."""
+    is_alone = has_term[..., SHARED] & ~has_term[..., PREFILL]
+    penalties: Float64Array = has_term @ PENALTIES - (PENALTIES[SHARED] - SHARED_ALONE) * is_alone
+    return penalties
+
+
+MODEL_PENALTIES = penalty_of(MODELS)
 
 
 class Step(NamedTuple):
@@ -148,7 +160,7 @@ class Samples:
         deviations = self._deviations(terms, self._columns(terms))
         squares = np.minimum(deviations[self._is_used] ** 2, FAR_RATIO**2)
         misfit = len(squares) * math.log(float(squares.mean()) + EXACT_RATIO**2)
-        misfit += math.log(len(squares)) * float((terms > 0.0) @ PENALTIES)
+        misfit += math.log(len(squares)) * float(penalty_of(terms > 0.0))
         return Fit(terms, deviations, misfit)
 
     def _columns(self, terms: Float64Array) -> Float64Array:

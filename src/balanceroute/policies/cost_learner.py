@@ -23,8 +23,9 @@ class CostLearner:
     Two views at consecutive step boundaries show how long the step between them took and what each
     rank did in it. Over such steps the costs are fitted as the least squares of relative errors in
     the time of the slowest rank, none negative; which rank is slowest, and which steps something
-    else has held up, is decided in turns with it. A kappa0, sigma or m that does not clearly help
-    (by the Bayesian information criterion) is 0.
+    else has held up, is decided in turns with it. A kappa0 or m that does not clearly help (by the
+    Bayesian information criterion) is 0; and sigma is 0 or 1, whichever fits better, unless
+    something between them clearly helps.
 
     Parameters
     ----------
@@ -53,7 +54,7 @@ class CostLearner:
     be. Both parts of t_p, if ranks always prefill equally much, or there is one: then sigma is 0.
     C, t_l and t_p, if the slowest rank always does as much, as with every budget always full: then
     each gets a similar part of the time, so far as noise hides the small differences. In noisy
-    time a kappa0, sigma or m that matters little stays 0, and t_l or t_p takes its part.
+    time a kappa0 or m that matters little stays 0, and t_l or t_p takes its part.
 
     Examples
     --------
