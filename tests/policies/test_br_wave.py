@@ -79,7 +79,9 @@ def test_keeps_the_contract(spec: str) -> None:
 
 def test_one_prompt_is_held_and_one_for_each_rank_is_not() -> None:
     view = prefilling_view()
-    assert len(BrWave().plan(view, make_pool([1000]))) == 0
+    policy = BrWave()
+    assert len(policy.plan(view, make_pool([1000]))) == 0
+    assert policy.times_releases
     plan = BrWave().plan(view, make_pool([1000] * 4))
     assert sorted(plan.ranks.tolist()) == [0, 1, 2, 3]
 

@@ -131,8 +131,9 @@ class BrAuto:
             return self._level(view, pool, sends)
         self.times_releases = self._waves.can_win(view.num_ranks)
         if self.times_releases or not self._waves.has_room(view, pool, sends):
-            self._keep_up(view)
-            return Plan(*self._waves.plan(view, pool, costs))
+            plan = Plan(*self._waves.plan(view, pool, costs))
+            self._keep_up(view, num_placed=len(plan), num_waiting=len(pool))
+            return plan
         plan = self._level(view, pool, sends)
         self._waves.note(view, pool, costs, plan.requests)
         return plan
@@ -161,8 +162,9 @@ class BrAuto:
         self._wait_pace.note(view.now_s, num_placed=len(requests), num_waiting=len(pool))
         return Plan(requests, places)
 
-    def _keep_up(self, view: GroupView) -> None:
-        """Miss nothing of what happens while waves plan, which do not look ahead."""
+    def _keep_up(self, view: GroupView, *, num_placed: int, num_waiting: int) -> None:
+        """Miss nothing of what happens while waves plan, so as to go on when they no longer do."""
+        self._wait_pace.note(view.now_s, num_placed=num_placed, num_waiting=num_waiting)
         if self._projection is None:
             return
         self._projection.note(view)

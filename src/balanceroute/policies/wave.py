@@ -98,7 +98,7 @@ class BrWave:
     def plan(self, view: GroupView, pool: PoolView) -> Plan:
         """Choose ranks for the requests that go now."""
         costs = self._costs.of(view)
-        self.times_releases = applies_to(costs) and self._waves.can_win(view.num_ranks)
+        self.times_releases = applies_to(costs)
         if not applies_to(costs):
             return self._without_prefill.plan(view, pool)
         return Plan(*self._waves.plan(view, pool, costs))
