@@ -26,10 +26,11 @@ def warm(policy: str, *, num_ranks: int, costs: StepCosts | None) -> None:
     """Let a policy of the same kind serve requests of no importance.
 
     Its slots are short at first, and then there are more than enough; outputs follow from prompts,
-    so that a policy that looks ahead finds a reason to. And what steps cost is unknown at first, if
-    it is, and then as it might turn out to be.
+    so that a policy that looks ahead finds a reason to. And what steps cost is unknown at first,
+    which leads to levelling, and then as it is or might turn out to be, which may lead to waves:
+    under a load that changes a policy may do either.
     """
-    for known in (costs,) if costs is not None else (None, LEARNT):
+    for known in (None, costs or LEARNT):
         _serve(policy, num_ranks=num_ranks, costs=known)
 
 
