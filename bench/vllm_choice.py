@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from balanceroute.live.warm import keep_for_good, warm
 from balanceroute.policies.registry import make_policy
 from balanceroute.vllm_plugin.balancer import Balancer
 from balanceroute.vllm_plugin.facts import RequestFacts
@@ -28,6 +29,8 @@ class _Output:
 
 def main() -> None:
     """Print microseconds per choice, per request and step, and per plan."""
+    warm("br_auto", num_ranks=NUM_RANKS, costs=None)  # as the plug-in does at its start
+    keep_for_good()  # as vLLM does
     for num_held in (1, 16):
         plan_us = measure_plans(num_held)
         p50, p99 = np.percentile(plan_us, [50, 99])
