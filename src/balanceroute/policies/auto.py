@@ -103,7 +103,8 @@ class BrAuto:
             raise ConfigError(f"age_weight must be at least 0 and finite, got {age_weight}")
         if exchange_passes < 0:
             raise ConfigError(f"exchange_passes must be at least 0, got {exchange_passes}")
-        self._waves = Waves(WaveSettings(affinity=affinity)) if waves else None
+        self._wait_pace, self._output_pace = WaitPace(), OutputPace()
+        self._waves = Waves(WaveSettings(affinity=affinity), self._wait_pace) if waves else None
         self.times_releases = False
         if window < 1:
             raise ConfigError(f"window must be at least 1, got {window}")
@@ -115,7 +116,6 @@ class BrAuto:
             ends = trusted_classifier(classifier, rng=rng, output_tokens=output_tokens)
             self._projection = Projection(ends, with_refills=True)
         self._costs = CostSource()
-        self._wait_pace, self._output_pace = WaitPace(), OutputPace()
         self._least_tokens = LeastTokens()
         self._horizons: Int64Array = np.arange(NUM_HORIZONS)
         self._has_future = self._has_new_horizons = self._looks_ahead = False
@@ -128,12 +128,13 @@ class BrAuto:
         costs = self._costs.of(view) if self._waves is not None and view.num_ranks > 1 else None
         if self._waves is None or not applies_to(costs):
             self.times_releases = False
-            return self._level(view, pool, sends)
+            plan = self._level(view, pool, sends)
+            self._wait_pace.note(view.now_s, num_placed=len(plan), num_waiting=len(pool))
+            return plan
         self.times_releases = self._waves.can_win(view.num_ranks)
         if self.times_releases or not self._waves.has_room(view, pool, sends):
-            plan = Plan(*self._waves.plan(view, pool, costs))
-            self._keep_up(view, num_placed=len(plan), num_waiting=len(pool))
-            return plan
+            self._keep_up(view)
+            return Plan(*self._waves.plan(view, pool, costs))
         plan = self._level(view, pool, sends)
         self._waves.note(view, pool, costs, plan.requests)
         return plan
@@ -159,12 +160,10 @@ class BrAuto:
             loads = self._projection.loads(view)
             terms = self._terms(view, pool)
             requests, places = level_ahead(group, queue, terms, loads, gains)
-        self._wait_pace.note(view.now_s, num_placed=len(requests), num_waiting=len(pool))
         return Plan(requests, places)
 
-    def _keep_up(self, view: GroupView, *, num_placed: int, num_waiting: int) -> None:
+    def _keep_up(self, view: GroupView) -> None:
         """Miss nothing of what happens while waves plan, so as to go on when they no longer do."""
-        self._wait_pace.note(view.now_s, num_placed=num_placed, num_waiting=num_waiting)
         if self._projection is None:
             return
         self._projection.note(view)

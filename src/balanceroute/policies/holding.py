@@ -122,15 +122,15 @@ class StepPace:
         self._last: tuple[float, float, bool] | None = None  # time, step, whether anything ran
         self._elapsed_s = self._num_steps = 0.0
 
-    def see(self, view: GroupView, num_running: int) -> None:
-        """Take in a view, which may be older than it says, and how many requests run in it."""
+    def see(self, view: GroupView) -> None:
+        """Take in a view, which may be older than it says."""
         step = float(view.clocks.max()) if view.clocks is not None else 0.0
         if self._last is not None and step == self._last[1]:
             return
         if self._last is not None and self._last[2]:
             self._elapsed_s = KEPT_PER_STEP * self._elapsed_s + view.now_s - self._last[0]
             self._num_steps = KEPT_PER_STEP * self._num_steps + step - self._last[1]
-        self._last = view.now_s, step, num_running > 0
+        self._last = view.now_s, step, bool(view.num_running_reqs.any())
 
     @property
     def step(self) -> float:

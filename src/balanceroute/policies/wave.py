@@ -11,6 +11,7 @@ from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.policies.auto import BrAuto
 from balanceroute.policies.base import Binding, Plan
 from balanceroute.policies.costs import CostSource
+from balanceroute.policies.pace import WaitPace
 from balanceroute.policies.waves import Waves, WaveSettings, applies_to
 
 
@@ -91,7 +92,7 @@ class BrWave:
             affinity=affinity,
         )
         self._costs = CostSource(costs)
-        self._waves = Waves(settings)
+        self._waves = Waves(settings, WaitPace())
         self.times_releases = False
         self._without_prefill = BrAuto(waves=False, rng=rng, output_tokens=output_tokens)
 

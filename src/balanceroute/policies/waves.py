@@ -73,13 +73,13 @@ class WaveSettings:
 
 
 class Waves:
-    """Deal waiting requests to ranks, and say which of them go now."""
+    """Deal waiting requests to ranks, and say which of them go now; `waits` is kept up to date."""
 
-    def __init__(self, settings: WaveSettings) -> None:
+    def __init__(self, settings: WaveSettings, waits: WaitPace) -> None:
         self._settings = settings
         self._strength = 1.0  # where a target sets it
         self._held, self._free_slots = Held(), FreeSlots()
-        self._waits, self._steps, self._releases = WaitPace(), StepPace(), ReleasePace()
+        self._waits, self._steps, self._releases = waits, StepPace(), ReleasePace()
         self._room = Room()
         self._num_plans = 0
 
@@ -94,7 +94,7 @@ class Waves:
             With a token budget and a prefill time of the ranks' own, see `applies_to`.
         """
         sends, num_running = view.max_sends, int(view.num_running_reqs.sum())
-        self._steps.see(view, num_running)
+        self._steps.see(view)
         whole_pool, num_waiting = pool, len(pool)
         num_wanted = min(int(sends.sum()), num_waiting)
         if num_wanted == 0:
@@ -125,7 +125,7 @@ class Waves:
 
     def note(self, view: GroupView, pool: PoolView, costs: StepCosts, requests: Int64Array) -> None:
         """Take in what is sent, by this rule or by another that plans while waves cannot win."""
-        self._steps.see(view, int(view.num_running_reqs.sum()))
+        self._steps.see(view)
         self._free_slots.fill(len(requests))
         self._waits.note(view.now_s, num_placed=len(requests), num_waiting=len(pool))
         tokens = pool.prompt_tokens[requests]
