@@ -74,6 +74,18 @@ def test_a_view_can_be_limited_to_the_oldest() -> None:
     assert 0 == len(pool.view(limit=0))
 
 
+def test_a_view_can_leave_some_out() -> None:
+    """All columns lose the same requests."""
+    traits = request_traits(4, client_ids=[5, 6, 7, 8])
+    view = PoolView.of_prompts([10, 20, 30, 40], traits)
+    others = view.without(positions(0, 2))
+    assert [1, 3] == others.ids.tolist()
+    assert [20, 40] == others.prompt_tokens.tolist()
+    assert [6, 8] == others.client_ids.tolist()
+    assert len(others.arrival_s) == 2
+    assert view.without(positions()) is view
+
+
 def test_room_that_was_freed_is_used_again() -> None:
     """A pool that is emptied as fast as it fills stays as large as it was."""
     pool = Pool(capacity=8)

@@ -243,6 +243,7 @@ def test_impossible_predictions_change_no_plan(monkeypatch: pytest.MonkeyPatch) 
         ("patience=nan", "patience must be above 1 mean wait, got nan"),
         ("age_weight=-1", "age_weight must be at least 0 and finite, got -1.0"),
         ("exchange_passes=-1", "exchange_passes must be at least 0, got -1"),
+        ("kv_reserve=-0.1", "kv_reserve must be at least 0 and below 1, got -0.1"),
         ("window=0", "window must be at least 1, got 0"),
         ("classifier=survivor", "unknown classifier 'survivor'; did you mean 'survival'?"),
         ("classifier=oracle", "needs output_tokens"),

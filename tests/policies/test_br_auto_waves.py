@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +17,13 @@ from tests.policies.views import make_pool, make_view
 
 COSTS = StepCosts(constant_s=0.01, s_per_token=1e-7, prefill_s_per_token=2e-5, budget_tokens=2048)
 LATER_S = 0.1
+
+
+BUILDERS: list[Callable[..., BrAuto | BrWave]] = [
+    partial(BrAuto, look_ahead=False),
+    partial(BrAuto, look_ahead=False, waves=False),
+    BrWave,
+]
 
 
 def prefilling_view(*, step: int = 0, kv: int = 1_000_000) -> GroupView:
@@ -61,9 +70,17 @@ def test_levels_again_when_prompts_get_shorter() -> None:
     assert len(policy.plan(prefilling_view(step=1000), make_pool([1000]))) == 1
 
 
-def test_leaves_room_for_growth_where_tokens_are_short() -> None:
+@pytest.mark.parametrize("build", BUILDERS)
+def test_leaves_room_for_growth(build: Callable[..., BrAuto | BrWave]) -> None:
     """12,000 tokens hold 10,000 and a reserve of 1,200, which leaves 800."""
     view, pool = prefilling_view(kv=12_000), make_pool([900] * 2)
-    assert len(BrAuto(look_ahead=False, waves=False).plan(view, pool)) == 2
-    assert len(BrAuto(look_ahead=False).plan(view, pool)) == len(BrWave().plan(view, pool)) == 0
-    assert len(BrAuto(look_ahead=False).plan(view, make_pool([800] * 2))) == 2
+    assert len(build().plan(view, pool)) == 0
+    assert len(build(kv_reserve=0.05).plan(view, pool)) == 2
+    assert len(build().plan(view, make_pool([800] * 2))) == 2
+
+
+def test_an_idle_rank_takes_what_it_can_hold() -> None:
+    """Nothing runs there that could grow, so nobody waits for more than there can ever be."""
+    view = replace(prefilling_view(kv=12_000), num_inflight_reqs=np.array([10, 0]))
+    view = replace(view, load_tokens=np.array([10_000, 0]))
+    assert BrAuto(look_ahead=False).plan(view, make_pool([12_000])).ranks.tolist() == [1]

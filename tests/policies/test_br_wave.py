@@ -188,7 +188,8 @@ def test_a_target_for_later_tokens_is_approached() -> None:
     assert slow_s == pytest.approx(0.024, rel=0.2)
 
 
-def test_nobody_starves_for_want_of_kv_tokens() -> None:
+@pytest.mark.parametrize("spec", ["br_wave", "br_auto,waves=false"])
+def test_nobody_starves_for_want_of_kv_tokens(spec: str) -> None:
     """One request in a hundred needs most of a rank, and small ones come all the time."""
     rng = np.random.default_rng(3)
     prompts = np.where(rng.random(3000) < 0.01, 9000, rng.integers(200, 600, 3000))
@@ -197,7 +198,7 @@ def test_nobody_starves_for_want_of_kv_tokens() -> None:
         prompt_tokens=prompts.astype(np.int32),
         output_tokens=rng.geometric(1 / 50, 3000).astype(np.int32),
     )
-    records = run("br_wave", workload, kv_tokens=10_000, num_slots=24)
+    records = run(spec, workload, kv_tokens=10_000, num_slots=24)
     requests = records.requests
     giants = (prompts == 9000) & np.isfinite(requests.arrival_s)
     waits_s = requests.admitted_s - requests.arrival_s

@@ -249,6 +249,17 @@ class PoolView:
             traits=None if self.traits is None else self.traits[first],
         )
 
+    def without(self, requests: Int64Array) -> PoolView:
+        """Return the view of all requests but those at these positions, shape (M,)."""
+        if len(requests) == 0:
+            return self
+        return PoolView(
+            ids=np.delete(self.ids, requests),
+            prompt_tokens=np.delete(self.prompt_tokens, requests),
+            arrival_s=np.delete(self.arrival_s, requests),
+            traits=None if self.traits is None else np.delete(self.traits, requests),
+        )
+
     @property
     def client_ids(self) -> Int64Array:
         """Return who sent each request, shape (N,); -1 where unknown."""

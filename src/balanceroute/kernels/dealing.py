@@ -9,17 +9,16 @@ import numpy as np
 from balanceroute.kernels.arrays import BoolArray, Float64Array, Int64Array
 from balanceroute.kernels.jit import bare_kernel, kernel
 from balanceroute.kernels.level import plan_below_envelope
-from balanceroute.kernels.placing import NONE, Ranks, Waiting, any_misfit, keep_reserve
+from balanceroute.kernels.placing import NONE
 from balanceroute.kernels.planning import Group, Queue, ranks_of, waiting_of
 from balanceroute.kernels.release import Dealt, Terms, Work, now_and_later, release, work_of
+from balanceroute.kernels.spread import plan_spread
 
 
 class Load(NamedTuple):
     """What ranks have to compute, and what that costs."""
 
     pending_tokens: Float64Array  # shape (G,): prompt tokens still to be computed
-    kv_capacity: Int64Array  # shape (G,)
-    kv_reserve: float  # part of it that is left to the growth of what runs, in [0, 1)
     prefill_s_per_token: float  # of a rank's own; above 0
     s_per_token: float
     kappa0_tokens: float
@@ -56,32 +55,12 @@ def work_from(group: Group, queue: Queue, load: Load) -> Work:
 
 
 @kernel
-def prepare(
+def deal_out(
     group: Group, queue: Queue, load: Load, deal: Deal, has_affinity: bool
-) -> tuple[Ranks, Waiting]:
-    """Return ranks and requests with prefill now and decode later, in prompt tokens' time.
+) -> tuple[Int64Array, Int64Array]:
+    """Give the free slots requests so that prefill now and decode later are level.
 
-    The ranks' ``sends`` are those of `group`; all other arrays are new.
-    """
-    work = work_from(group, queue, load)
-    loads, gains = now_and_later(
-        work, load.prefill_s_per_token, deal.steps_per_refill, deal.chooses
-    )
-    free_kv = group.free_kv.copy()
-    keep_reserve(free_kv, load.kv_capacity, load.kv_reserve)
-    group = Group(group.committed_tokens, group.num_reqs, group.speeds, group.sends, free_kv)
-    known = queue.traits if has_affinity else queue.traits[:0]
-    queue = Queue(queue.prompt_tokens, queue.arrival_s, known)
-    return ranks_of(group, loads, 0.0), waiting_of(queue, gains, deal.now_s, deal.mean_wait_s)
-
-
-@kernel
-def choose(
-    group: Group, queue: Queue, load: Load, deal: Deal, has_affinity: bool
-) -> tuple[Int64Array, Int64Array, bool]:
-    """Give the free slots requests, and tell whether all that is overdue fits somewhere.
-
-    If not, nothing is placed and nothing is changed.
+    Where requests are not chosen, the heaviest go first, and are returned by age.
 
     Examples
     --------
@@ -92,18 +71,26 @@ def choose(
     >>> group = Group(np.array([90, 0]), np.array([1, 0]), np.ones(2), np.array([1, 1]),
     ...               np.array([1000, 1000]))
     >>> queue = Queue(np.array([10, 100, 30]), np.zeros(3), np.zeros(0, REQUEST_TRAITS))
-    >>> load = Load(np.array([90.0, 0.0]), np.array([2000, 2000]), 0.1, 1e-5, 1e-7, 0.0)
+    >>> load = Load(np.array([90.0, 0.0]), 1e-5, 1e-7, 0.0)
     >>> deal = Deal(0.0, 1.0, 10.0, True, 0.5, 1.5, 2)
-    >>> choose(group, queue, load, deal, True)
-    (array([1, 0]), array([1, 0]), True)
+    >>> deal_out(group, queue, load, deal, True)
+    (array([1, 0]), array([1, 0]))
     """
-    ranks, waiting = prepare(group, queue, load, deal, has_affinity)
-    if any_misfit(ranks, waiting, deal.patience):
-        return np.empty(0, np.int64), np.empty(0, np.int64), False
-    requests, places = plan_below_envelope(
-        ranks, waiting, deal.age_weight, deal.patience, deal.exchange_passes
+    work = work_from(group, queue, load)
+    loads, gains = now_and_later(
+        work, load.prefill_s_per_token, deal.steps_per_refill, deal.chooses
     )
-    return requests, places, True
+    known = queue.traits if has_affinity else queue.traits[:0]
+    queue = Queue(queue.prompt_tokens, queue.arrival_s, known)
+    ranks = ranks_of(group, loads, 0.0)
+    waiting = waiting_of(queue, gains, deal.now_s, deal.mean_wait_s)
+    if deal.chooses:
+        return plan_below_envelope(
+            ranks, waiting, deal.age_weight, deal.patience, deal.exchange_passes
+        )
+    requests, places = plan_spread(ranks, waiting, np.argsort(-gains[:, 0], kind="mergesort"))
+    by_age = np.argsort(requests)
+    return requests[by_age], places[by_age]
 
 
 @kernel

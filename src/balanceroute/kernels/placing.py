@@ -50,25 +50,3 @@ def place(ranks: Ranks, waiting: Waiting, mean_gain: Float64Array, request: int,
     ranks.work[rank] += waiting.gains[request, 0] / ranks.speeds[rank]
     for k in range(len(mean_gain)):
         ranks.projected[rank, k] += waiting.gains[request, k] - mean_gain[k]
-
-
-@bare_kernel
-def any_misfit(ranks: Ranks, waiting: Waiting, patience: float) -> bool:
-    """Tell whether a request, oldest first, has waited beyond all patience and fits no rank."""
-    most = -1
-    for g in range(len(ranks.sends)):
-        if ranks.sends[g] > 0:
-            most = max(most, ranks.free_kv[g])
-    for i in range(len(waiting.waits)):
-        if waiting.waits[i] <= patience:
-            return False
-        if waiting.prompt_tokens[i] > most:
-            return True
-    return False
-
-
-@bare_kernel
-def keep_reserve(free_kv: Int64Array, kv_capacity: Int64Array, reserve: float) -> None:
-    """Take off each rank's free KV tokens, in place, a part of its capacity in [0, 1)."""
-    for g in range(len(free_kv)):
-        free_kv[g] = max(free_kv[g] - int(reserve * kv_capacity[g]), 0)

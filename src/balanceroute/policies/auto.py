@@ -20,12 +20,13 @@ from balanceroute.kernels.planning import (
     level_present,
     spread_present,
 )
+from balanceroute.kernels.select import assign_in_turn
 from balanceroute.kernels.yardstick import horizon_weights, moments
 from balanceroute.policies.base import Binding, Plan
-from balanceroute.policies.classic import LeastTokens
 from balanceroute.policies.costs import CostSource
 from balanceroute.policies.pace import OutputPace, WaitPace
 from balanceroute.policies.projection import GRID_PARTS, Projection, trusted_classifier
+from balanceroute.policies.room import Placed, Room, with_others
 from balanceroute.policies.waves import Waves, WaveSettings, applies_to
 
 NUM_HORIZONS = 6
@@ -62,6 +63,8 @@ class BrAuto:
     exchange_passes : int
         Times that each placed request looks for the best one to change ranks with; at least 0. A
         third pass finds next to nothing.
+    kv_reserve : float
+        Share of each rank's KV tokens that is left to the growth of what runs, in [0, 1).
     berths : bool
         Keep ranks light for waiting requests that none has room for at the level.
     time_load : bool
@@ -89,6 +92,7 @@ class BrAuto:
         patience: float = 4.0,
         age_weight: float = 0.5,
         exchange_passes: int = 2,
+        kv_reserve: float = 0.1,
         berths: bool = True,
         time_load: bool = True,
         affinity: bool = True,
@@ -104,7 +108,9 @@ class BrAuto:
         if exchange_passes < 0:
             raise ConfigError(f"exchange_passes must be at least 0, got {exchange_passes}")
         self._wait_pace, self._output_pace = WaitPace(), OutputPace()
-        self._waves = Waves(WaveSettings(affinity=affinity), self._wait_pace) if waves else None
+        settings = WaveSettings(affinity=affinity, kv_reserve=kv_reserve)
+        self._waves = Waves(settings, self._wait_pace) if waves else None
+        self._room = Room(kv_reserve, patience)
         self.times_releases = False
         if window < 1:
             raise ConfigError(f"window must be at least 1, got {window}")
@@ -116,7 +122,6 @@ class BrAuto:
             ends = trusted_classifier(classifier, rng=rng, output_tokens=output_tokens)
             self._projection = Projection(ends, with_refills=True)
         self._costs = CostSource()
-        self._least_tokens = LeastTokens()
         self._horizons: Int64Array = np.arange(NUM_HORIZONS)
         self._has_future = self._has_new_horizons = self._looks_ahead = False
         self._num_plans = 0
@@ -132,7 +137,7 @@ class BrAuto:
             self._wait_pace.note(view.now_s, num_placed=len(plan), num_waiting=len(pool))
             return plan
         self.times_releases = self._waves.can_win(view.num_ranks)
-        if self.times_releases or not self._waves.has_room(view, pool, sends):
+        if self.times_releases:
             self._keep_up(view)
             return Plan(*self._waves.plan(view, pool, costs))
         plan = self._level(view, pool, sends)
@@ -140,27 +145,29 @@ class BrAuto:
         return plan
 
     def _level(self, view: GroupView, pool: PoolView, sends: Int64Array) -> Plan:
-        """Place requests so that the ranks stay level, all that there are slots for."""
-        num_free = sum(sends.tolist())  # of a few ranks quicker than NumPy, of many as quick
+        """Place requests so that the ranks stay level, all that there is room for."""
+        mean_wait_s = self._wait_pace.mean_wait_s(num_waiting=len(pool), num_ranks=view.num_ranks)
+        group = self._group(view, sends)
+        in_room = self._room.make(view, pool, sends, group.free_kv, mean_wait_s)
+        others = pool.without(in_room[0])
+        placed = self._place(view, others, group, self._terms(view, mean_wait_s))
+        return Plan(*with_others(in_room, placed, len(pool)))
+
+    def _place(self, view: GroupView, pool: PoolView, group: Group, terms: Terms) -> Placed:
         gains = None
         if self._projection is not None:
             gains = self._follow(self._projection, view, pool)
         if view.num_ranks == 1:
-            return self._least_tokens.plan(view, pool)
-        group, queue = self._group(view, sends), self._queue(pool)
-        request_tokens = self._request_tokens(view)
-        if len(pool) <= num_free:
-            of_pool = (queue.prompt_tokens, queue.traits)
-            requests, places = spread_present(group, *of_pool, request_tokens)
-        elif self._projection is None or not self._looks_ahead:
-            requests, places = level_present(group, queue, self._terms(view, pool))
-        else:
-            if gains is None:
-                gains = self._projection.gains(pool, self._projection.horizons, request_tokens)
-            loads = self._projection.loads(view)
-            terms = self._terms(view, pool)
-            requests, places = level_ahead(group, queue, terms, loads, gains)
-        return Plan(requests, places)
+            places = assign_in_turn(group.sends, group.free_kv, pool.prompt_tokens, 0)
+            return np.arange(len(places)), places
+        queue = self._queue(pool)
+        if len(pool) <= int(group.sends.sum()):
+            return spread_present(group, queue.prompt_tokens, queue.traits, terms.request_tokens)
+        if self._projection is None or not self._looks_ahead:
+            return level_present(group, queue, terms)
+        if gains is None:
+            gains = self._projection.gains(pool, self._projection.horizons, terms.request_tokens)
+        return level_ahead(group, queue, terms, self._projection.loads(view), gains)
 
     def _keep_up(self, view: GroupView) -> None:
         """Miss nothing of what happens while waves plan, so as to go on when they no longer do."""
@@ -237,7 +244,8 @@ class BrAuto:
     def _group(self, view: GroupView, sends: Int64Array) -> Group:
         speeds = EQUAL if view.speeds is None or not self._has_time_load else view.speeds
         num_reqs = np.ascontiguousarray(view.num_inflight_reqs)
-        return Group(view.committed_tokens, num_reqs, speeds, sends, view.free_kv_tokens)
+        free_kv = self._room.free_kv_tokens(view)
+        return Group(view.committed_tokens, num_reqs, speeds, sends, free_kv)
 
     def _queue(self, pool: PoolView) -> Queue:
         has_traits = self._has_affinity and pool.traits is not None
@@ -247,10 +255,10 @@ class BrAuto:
             np.ascontiguousarray(pool.traits) if has_traits else NO_TRAITS,
         )
 
-    def _terms(self, view: GroupView, pool: PoolView) -> Terms:
+    def _terms(self, view: GroupView, mean_wait_s: float) -> Terms:
         return Terms(
             view.now_s,
-            self._wait_pace.mean_wait_s(num_waiting=len(pool), num_ranks=view.num_ranks),
+            mean_wait_s,
             self._request_tokens(view),
             self._age_weight,
             self._patience,

@@ -13,14 +13,12 @@ from balanceroute.cluster.traits import NO_TRAITS
 from balanceroute.cluster.view import GroupView, PoolView
 from balanceroute.errors import ConfigError
 from balanceroute.kernels.arrays import Float64Array, Int64Array
-from balanceroute.kernels.dealing import Deal, Load, choose, prepare, release_from
-from balanceroute.kernels.level import plan_below_envelope
+from balanceroute.kernels.dealing import Deal, Load, deal_out, release_from
 from balanceroute.kernels.planning import Group, Queue
 from balanceroute.kernels.release import Dealt, Terms
-from balanceroute.kernels.spread import plan_spread
 from balanceroute.policies.holding import FreeSlots, Held, ReleasePace, StepPace
 from balanceroute.policies.pace import WaitPace
-from balanceroute.policies.room import Room
+from balanceroute.policies.room import NOBODY, Placed, Room, with_others
 
 # Strength of holding while slots are short, and the least otherwise.
 SHORT_STRENGTH, LEAST_STRENGTH = 1.0, 0.035
@@ -32,8 +30,6 @@ LEAST_WIN = 0.1  # of a step's time; below, waves give next to nothing and hold 
 MAX_CHOICES, MAX_PAIRS = 256, 32_768
 
 NO_TIMES: Float64Array = np.zeros(0)
-
-Placed = tuple[Int64Array, Int64Array]  # positions in the pool, and their ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +59,6 @@ class WaveSettings:
                 raise ConfigError(f"{name} must be above 0 and finite, got {value}")
         if not self.patience > 1.0:
             raise ConfigError(f"patience must be above 1 mean wait, got {self.patience}")
-        if not 0.0 <= self.kv_reserve < 1.0:
-            raise ConfigError(f"kv_reserve must be at least 0 and below 1, got {self.kv_reserve}")
         if sum(v is not None for v in (self.strength, self.ttft_target_s, self.tpot_target_s)) > 1:
             raise ConfigError(
                 "strength, ttft_target_s and tpot_target_s each say how strongly to hold requests; "
@@ -80,7 +74,7 @@ class Waves:
         self._strength = 1.0  # where a target sets it
         self._held, self._free_slots = Held(), FreeSlots()
         self._waits, self._steps, self._releases = waits, StepPace(), ReleasePace()
-        self._room = Room()
+        self._room = Room(settings.kv_reserve, settings.patience)
         self._num_plans = 0
 
     def plan(self, view: GroupView, pool: PoolView, costs: StepCosts) -> Placed:
@@ -93,35 +87,40 @@ class Waves:
         costs : StepCosts
             With a token budget and a prefill time of the ranks' own, see `applies_to`.
         """
-        sends, num_running = view.max_sends, int(view.num_running_reqs.sum())
         self._steps.see(view)
-        whole_pool, num_waiting = pool, len(pool)
-        num_wanted = min(int(sends.sum()), num_waiting)
+        sends = view.max_sends
+        if len(pool) == 0 or not sends.any():
+            return NOBODY
+        free_kv = self._room.free_kv_tokens(view)
+        mean_wait_s = self._waits.mean_wait_s(num_waiting=len(pool), num_ranks=view.num_ranks)
+        in_room = self._room.make(view, pool, sends, free_kv, mean_wait_s)
+        placed = self._wave(
+            view, pool.without(in_room[0]), costs, _group(view, sends, free_kv), mean_wait_s
+        )
+        placed = with_others(in_room, placed, len(pool))
+        self.note(view, pool, costs, placed[0])
+        return placed
+
+    def _wave(
+        self, view: GroupView, pool: PoolView, costs: StepCosts, group: Group, mean_wait_s: float
+    ) -> Placed:
+        num_wanted = min(int(group.sends.sum()), len(pool))
         if num_wanted == 0:
-            return _nobody()
-        is_short = num_waiting > num_wanted
+            return NOBODY
+        is_short = len(pool) > num_wanted
         # To choose, every free slot looks at every request. In a large wave nothing is to be won by
         # that: what is oldest has all lengths, and dealt longest first it comes out level.
         chooses = is_short and num_wanted <= MAX_CHOICES
         pool = pool.oldest(max(num_wanted, MAX_PAIRS // num_wanted) if chooses else num_wanted)
-        group, queue = _group(view, sends), _queue(pool)
-        load = self._load(view, costs, num_running)
-        placed, in_room = self._deal(
-            view, pool, (group, queue, load), num_waiting=num_waiting, chooses=chooses
-        )
-        if len(placed[0]) > 0 and not view.is_immediate:
-            num_short = num_wanted if is_short else 0
-            dealt = self._dealt(view, pool, placed, num_short)
-            terms = self._release_terms(view, costs, group.speeds, num_running, is_short=is_short)
-            is_now = release_from(group, queue, load, dealt, terms)
-            placed = placed[0][is_now], placed[1][is_now]
-        if len(in_room[0]) > 0:
-            placed = (
-                np.concatenate([in_room[0], placed[0]]),
-                np.concatenate([in_room[1], placed[1]]),
-            )
-        self.note(view, whole_pool, costs, placed[0])
-        return placed
+        queue, load = _queue(pool), self._load(view, costs)
+        deal = self._deal(view, mean_wait_s, chooses=chooses)
+        placed = deal_out(group, queue, load, deal, self._settings.affinity)
+        if len(placed[0]) == 0 or view.is_immediate:
+            return placed
+        dealt = self._dealt(view, pool, placed, num_wanted if is_short else 0)
+        terms = self._release_terms(view, costs, group.speeds, is_short=is_short)
+        is_now = release_from(group, queue, load, dealt, terms)
+        return placed[0][is_now], placed[1][is_now]
 
     def note(self, view: GroupView, pool: PoolView, costs: StepCosts, requests: Int64Array) -> None:
         """Take in what is sent, by this rule or by another that plans while waves cannot win."""
@@ -141,18 +140,9 @@ class Waves:
         """
         return self._releases.prefill_share * (num_ranks - 1) > LEAST_WIN
 
-    def has_room(self, view: GroupView, pool: PoolView, sends: Int64Array) -> bool:
-        """Tell whether each request fits each rank that may get one, beside the reserve."""
-        free_kv = view.free_kv_tokens - self._settings.kv_reserve * view.kv_capacity_tokens
-        least = free_kv.min(where=sends > 0, initial=math.inf)
-        return bool(least >= pool.prompt_tokens.max(initial=0))
-
-    def _load(self, view: GroupView, costs: StepCosts, num_running: int) -> Load:
-        keeps_room = not view.is_immediate and num_running > 0
+    def _load(self, view: GroupView, costs: StepCosts) -> Load:
         return Load(
             self._pending_tokens(view, costs),
-            np.ascontiguousarray(view.kv_capacity_tokens),
-            self._settings.kv_reserve if keeps_room else 0.0,
             costs.own_prefill_s_per_token,
             costs.s_per_token,
             costs.kappa0_tokens,
@@ -168,47 +158,21 @@ class Waves:
         left: Float64Array = np.maximum(pending - steps * per_step, 0.0)
         return left
 
-    def _deal(
-        self,
-        view: GroupView,
-        pool: PoolView,
-        shown: tuple[Group, Queue, Load],
-        *,
-        num_waiting: int,
-        chooses: bool,
-    ) -> tuple[Placed, Placed]:
-        """Give requests ranks so that prefill now and decode later are level.
+    def _deal(self, view: GroupView, mean_wait_s: float, *, chooses: bool) -> Deal:
+        """Return on which terms requests get ranks: so that prefill now and decode later are level.
 
         Both count in the time of one prompt token. A prefill is over soon, while what a request
         adds to each step stays until its rank gets the next one and can be levelled again.
-
-        Also returns those for which a rank has been emptied: they are not dealt, and are not held.
         """
-        settings = self._settings
-        deal = Deal(
+        return Deal(
             view.now_s,
-            self._waits.mean_wait_s(num_waiting=num_waiting, num_ranks=view.num_ranks),
+            mean_wait_s,
             self._releases.steps_per_refill(view.num_ranks),
             chooses,
-            settings.age_weight,
-            settings.patience,
-            settings.exchange_passes,
+            self._settings.age_weight,
+            self._settings.patience,
+            self._settings.exchange_passes,
         )
-        if chooses and not self._room.is_wanted:
-            requests, places, all_fit = choose(*shown, deal, settings.affinity)
-            if all_fit:
-                return (requests, places), _nobody()
-        ranks, waiting = prepare(*shown, deal, settings.affinity)
-        in_room = self._room.make(view, pool, ranks, waiting, settings.patience)
-        if chooses:
-            placed = plan_below_envelope(
-                ranks, waiting, settings.age_weight, settings.patience, settings.exchange_passes
-            )
-            return placed, in_room
-        order = np.argsort(-waiting.gains[:, 0], kind="stable")
-        requests, places = plan_spread(ranks, waiting, order[waiting.is_taken[order] == 0])
-        by_age = np.argsort(requests)
-        return (requests[by_age], places[by_age]), in_room
 
     def _dealt(self, view: GroupView, pool: PoolView, placed: Placed, num_short: int) -> Dealt:
         """Return what was dealt, and how long for; `num_short` slots are free, if too few are."""
@@ -228,7 +192,6 @@ class Waves:
         view: GroupView,
         costs: StepCosts,
         speeds: Float64Array,
-        num_running: int,
         *,
         is_short: bool,
     ) -> Terms:
@@ -238,7 +201,7 @@ class Waves:
             costs.mixed_step_s,
             costs.constant_s,
             self._steps.step_s,
-            num_running,
+            int(view.num_running_reqs.sum()),
             self._strength_now(is_short=is_short),
             self._settings.hold_s,
             self._hold_prefills(view.num_ranks, is_short=is_short),
@@ -280,10 +243,10 @@ def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
     return costs.prefill_s_per_token > 0.0 and costs.prefill_shared < 1.0
 
 
-def _group(view: GroupView, sends: Int64Array) -> Group:
+def _group(view: GroupView, sends: Int64Array, free_kv: Int64Array) -> Group:
     speeds = np.ones(view.num_ranks) if view.speeds is None else view.speeds
     num_reqs = np.ascontiguousarray(view.num_inflight_reqs)
-    return Group(view.committed_tokens, num_reqs, speeds, sends, view.free_kv_tokens)
+    return Group(view.committed_tokens, num_reqs, speeds, sends, free_kv)
 
 
 def _queue(pool: PoolView) -> Queue:
@@ -292,7 +255,3 @@ def _queue(pool: PoolView) -> Queue:
         np.ascontiguousarray(pool.arrival_s),
         NO_TRAITS if pool.traits is None else np.ascontiguousarray(pool.traits),
     )
-
-
-def _nobody() -> Placed:
-    return np.zeros(0, np.int64), np.zeros(0, np.int64)
