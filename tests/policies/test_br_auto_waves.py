@@ -13,6 +13,7 @@ from balanceroute.cluster.costs import StepCosts
 from balanceroute.cluster.view import GroupView
 from balanceroute.policies.auto import BrAuto
 from balanceroute.policies.wave import BrWave
+from balanceroute.policies.waves import FEWEST_SAMPLES
 from tests.policies.views import make_pool, make_view
 
 COSTS = StepCosts(constant_s=0.01, s_per_token=1e-7, prefill_s_per_token=2e-5, budget_tokens=2048)
@@ -60,6 +61,18 @@ def test_waves_again_when_prompts_get_longer() -> None:
     for step in range(100, 200):
         policy.plan(prefilling_view(step=step), make_pool([3000] * 2))
     assert policy.times_releases
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "is_trusted"), [(FEWEST_SAMPLES - 1, False), (FEWEST_SAMPLES, True)]
+)
+def test_trusts_learned_costs_once_enough_steps_tell(num_samples: int, is_trusted: bool) -> None:
+    """Fewer noisy steps may tell wrong whether ranks wait for each other's prompts."""
+    view = replace(prefilling_view(), costs=replace(COSTS, num_samples=num_samples))
+    policy = BrWave()
+    policy._without_prefill = BrAuto(look_ahead=False, waves=False)  # the view shows no requests
+    assert len(policy.plan(view, make_pool([3000]))) == (0 if is_trusted else 1)
+    assert policy.times_releases == is_trusted
 
 
 def test_levels_again_when_prompts_get_shorter() -> None:

@@ -34,10 +34,11 @@ class StepCosts:
     budget_tokens : int or None
         Tokens that a rank may compute in a step, one for each decoding request included. None:
         ranks do not prefill, and a prompt is resident as soon as its request has a slot.
-
     has_barrier : bool
         Whether a step ends for all ranks when the slowest is done. False: the figures are of ranks
         that step by themselves.
+    num_samples : int or None
+        Steps that the figures are learned from, at least 1; None: they are stated.
 
     Examples
     --------
@@ -55,6 +56,7 @@ class StepCosts:
     mixed_step_s: float = 0.0
     budget_tokens: int | None = None
     has_barrier: bool = True
+    num_samples: int | None = None
 
     @property
     def own_prefill_s_per_token(self) -> float:

@@ -134,6 +134,11 @@ class Samples:
                 yield terms
 
     @property
+    def num_kept(self) -> int:
+        """Return how many samples the next fit rests on; fewer once costs have changed."""
+        return int(np.count_nonzero(self._is_used))
+
+    @property
     def _is_used(self) -> NDArray[np.bool_]:
         is_used: NDArray[np.bool_] = self._turns != NO_SAMPLE
         return is_used

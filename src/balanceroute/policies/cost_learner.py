@@ -145,7 +145,7 @@ class CostLearner:
             self._samples = Samples(view.num_ranks)
         terms = self._samples.add(step, view.speeds)
         if terms is not None:
-            self._costs = self._costs_of(terms)
+            self._costs = self._costs_of(terms, self._samples)
 
     def _computable_tokens(self, view: GroupView) -> Float64Array:
         """Return the due tokens without those in a cache, which get resident at no cost."""
@@ -197,7 +197,7 @@ class CostLearner:
             generated - num_ended,
         )
 
-    def _costs_of(self, terms: Float64Array) -> StepCosts:
+    def _costs_of(self, terms: Float64Array, samples: Samples) -> StepCosts:
         constant, request, token, prefill, mixed, shared = terms.tolist()
         budget_tokens = self._budget_tokens
         if budget_tokens is None and prefill + mixed + shared > 0.0:
@@ -210,6 +210,7 @@ class CostLearner:
             prefill_shared=shared / (prefill + shared) if shared > 0.0 else 0.0,
             mixed_step_s=mixed,
             budget_tokens=budget_tokens,
+            num_samples=samples.num_kept,
         )
 
 

@@ -61,7 +61,7 @@ def parse_costs(text: str) -> StepCosts:
     --------
     >>> parse_costs("0.02:2.2e-8:1900:1e-5:2048:0.5")
     StepCosts(constant_s=0.02, s_per_token=2.2e-08, kappa0_tokens=1900.0, prefill_s_per_token=1e-05,
-    prefill_shared=0.5, mixed_step_s=0.0, budget_tokens=2048, has_barrier=True)
+    prefill_shared=0.5, mixed_step_s=0.0, budget_tokens=2048, has_barrier=True, num_samples=None)
     >>> parse_costs("0.02:2.2e-8")
     Traceback (most recent call last):
         ...

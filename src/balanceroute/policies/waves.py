@@ -29,6 +29,10 @@ LEAST_WIN = 0.1  # of a step's time; below, waves give next to nothing and hold 
 # Free slots for which requests are chosen, and pairs of a slot and a request that are looked at.
 MAX_CHOICES, MAX_PAIRS = 256, 32_768
 
+# Steps that costs have to be learned from, until they are trusted to tell whether ranks wait for
+# each other's prompts: of noisy steps, the first hundreds tell it wrong now and then.
+FEWEST_SAMPLES = 384
+
 NO_TIMES: Float64Array = np.zeros(0)
 
 
@@ -237,8 +241,10 @@ class Waves:
 
 
 def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
-    """Tell whether ranks prefill, and one's prompt makes the others wait."""
+    """Tell whether ranks prefill, and one's prompt makes the others wait, as far as is certain."""
     if costs is None or costs.budget_tokens is None or not costs.has_barrier:
+        return False
+    if costs.num_samples is not None and costs.num_samples < FEWEST_SAMPLES:
         return False
     return costs.prefill_s_per_token > 0.0 and costs.prefill_shared < 1.0
 
