@@ -49,8 +49,10 @@ def main(policy: str, kind: str) -> None:
     warm(policy, num_ranks=4, costs=costs if knows_costs else None)
     before = compiled()
     rng = np.random.default_rng(1)
-    for num_waiting in (40, 1):
-        lengths = np.column_stack([rng.geometric(0.003, 900), rng.geometric(0.05, 900)])
+    is_long = rng.random(900) < 0.5
+    unlike = np.column_stack([rng.geometric(0.003, 900), rng.geometric(0.05, 900)])
+    foretold = np.column_stack([20 + 20 * is_long, 4 + 56 * is_long])  # a reason to look ahead
+    for num_waiting, lengths in ((40, unlike), (1, unlike), (40, foretold)):
         served = Virtual(
             config, lengths, policy=policy, num_waiting=num_waiting, knows_costs=knows_costs
         )
