@@ -128,8 +128,9 @@ def measure(
 ) -> dict[str, Any]:
     """Return the figures of one run."""
     before, num_ranks = at_rest(server), given.ranks
-    stolen = Stolen()
+    stolen, before_s = Stolen(), time.process_time()
     outcomes, looks, took_s = asyncio.run(_run(server, lengths, given))
+    load_cpu_s = time.process_time() - before_s
     after = at_rest(server)
     whole = [
         outcome.status == 200 and outcome.output_tokens == asked
@@ -143,6 +144,7 @@ def measure(
         "answered": sum(whole),
         "ledger_exact": generated == sum(asked for _, asked in lengths),
         "took_s": round(took_s, 2),
+        "load_cpu_s": round(load_cpu_s, 2),  # for the same requests: how fast the machine was
         "output_tokens_per_s": round(generated / took_s, 1),
         "tpot_ms": in_ms([o.tpot_s for o in outcomes if o.output_tokens > 1]),
         "ttft_ms": in_ms([o.first_s for o in outcomes]),

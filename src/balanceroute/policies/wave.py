@@ -94,7 +94,13 @@ class BrWave:
         self._costs = CostSource(costs)
         self._waves = Waves(settings, WaitPace())
         self.times_releases = False
-        self._without_prefill = BrAuto(waves=False, rng=rng, output_tokens=output_tokens)
+        self._without_prefill = BrAuto(
+            waves=False,
+            kv_reserve=kv_reserve,
+            affinity=affinity,
+            rng=rng,
+            output_tokens=output_tokens,
+        )
 
     def plan(self, view: GroupView, pool: PoolView) -> Plan:
         """Choose ranks for the requests that go now."""
