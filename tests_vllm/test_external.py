@@ -49,7 +49,9 @@ def test_one_port_per_rank(external: list[Server], folder: Path) -> None:
         sum(v for n, v in server.metrics().items() if n.startswith("vllm:prompt_tokens_total"))
         for server in external
     ]
-    assert min(tokens) > 0.1 * sum(tokens)  # two prompts are two fifths of them
+    # The ranks are level in what they hold at a time, not in all they ever had: two prompts are two
+    # fifths of the tokens, and by timing alone a rank gets 16 to 50 % of them.
+    assert min(tokens) > 0.1 * sum(tokens)
 
 
 def test_ranks_behind_one_port_are_not_looked_for_there(external: list[Server]) -> None:

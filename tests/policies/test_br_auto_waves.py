@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from balanceroute.cluster.costs import StepCosts
+from balanceroute.cluster.events import NO_EVENTS
+from balanceroute.cluster.ledger import Ledger
 from balanceroute.cluster.view import GroupView
 from balanceroute.policies.auto import BrAuto
 from balanceroute.policies.wave import BrWave
-from balanceroute.policies.waves import FEWEST_SAMPLES
+from balanceroute.policies.waves import TRUSTED_SAMPLES
 from tests.policies.views import make_pool, make_view
 
 COSTS = StepCosts(constant_s=0.01, s_per_token=1e-7, prefill_s_per_token=2e-5, budget_tokens=2048)
@@ -64,7 +66,7 @@ def test_waves_again_when_prompts_get_longer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "is_trusted"), [(FEWEST_SAMPLES - 1, False), (FEWEST_SAMPLES, True)]
+    ("num_samples", "is_trusted"), [(TRUSTED_SAMPLES - 1, False), (TRUSTED_SAMPLES, True)]
 )
 def test_trusts_learned_costs_once_enough_steps_tell(num_samples: int, is_trusted: bool) -> None:
     """Fewer noisy steps may tell wrong whether ranks wait for each other's prompts."""
@@ -90,6 +92,15 @@ def test_leaves_room_for_growth(build: Callable[..., BrAuto | BrWave]) -> None:
     assert len(build().plan(view, pool)) == 0
     assert len(build(kv_reserve=0.05).plan(view, pool)) == 2
     assert len(build().plan(view, make_pool([800] * 2))) == 2
+
+
+def test_br_wave_leaves_as_much_room_where_it_levels() -> None:
+    """Costs that are not known yet change what is sent when, not how full a rank may get."""
+    ledger = Ledger(num_ranks=2, keeps_events=True)
+    view = replace(prefilling_view(kv=12_000), costs=None)
+    view = view.with_requests(ledger.accounts.entries, np.zeros(2, np.int64), NO_EVENTS)
+    assert len(BrWave().plan(view, make_pool([900] * 2))) == 0
+    assert len(BrWave(kv_reserve=0.05).plan(view, make_pool([900] * 2))) == 2
 
 
 def test_an_idle_rank_takes_what_it_can_hold() -> None:

@@ -31,7 +31,7 @@ MAX_CHOICES, MAX_PAIRS = 256, 32_768
 
 # Steps that costs have to be learned from, until they are trusted to tell whether ranks wait for
 # each other's prompts: of noisy steps, the first hundreds tell it wrong now and then.
-FEWEST_SAMPLES = 384
+TRUSTED_SAMPLES = 384
 
 NO_TIMES: Float64Array = np.zeros(0)
 
@@ -244,7 +244,7 @@ def applies_to(costs: StepCosts | None) -> TypeGuard[StepCosts]:
     """Tell whether ranks prefill, and one's prompt makes the others wait, as far as is certain."""
     if costs is None or costs.budget_tokens is None or not costs.has_barrier:
         return False
-    if costs.num_samples is not None and costs.num_samples < FEWEST_SAMPLES:
+    if costs.num_samples is not None and costs.num_samples < TRUSTED_SAMPLES:
         return False
     return costs.prefill_s_per_token > 0.0 and costs.prefill_shared < 1.0
 
