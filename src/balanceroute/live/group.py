@@ -51,6 +51,8 @@ class LiveGroup:
     lag_steps : int
         Steps until what a plan sends is computed, 0 to begin with. Who reaches its own limit of
         output before that counts as gone, unless ranks are chosen on arrival.
+    holds_back : bool
+        Whether the last plan has left requests waiting although a rank may have more.
     on_step, on_rest : callable
         Who looks on: called with a rank, its steps and the time when its stream reveals some, and
         when nothing is in flight any more.
@@ -82,7 +84,7 @@ class LiveGroup:
         self._num_steps = [0] * num_ranks  # by which `grow` has set the ledger's clocks forward
         self._pool = Pool()
         self._pooled: dict[int, Ticket] = {}
-        self._next_number, self.lag_steps = 0, 0
+        self._next_number, self.lag_steps, self.holds_back = 0, 0, False
         self.num_slots = np.full(num_ranks, num_slots, np.int64)
         self.kv_tokens = np.full(num_ranks, kv_tokens or UNLIMITED_TOKENS, np.int64)
         self._is_open = np.ones(num_ranks, np.bool_)
@@ -115,11 +117,6 @@ class LiveGroup:
     def name_of(self, number: int) -> str:
         """Return how its client calls a request that waits."""
         return self._pooled[number].name
-
-    @property
-    def has_work_to_plan(self) -> bool:
-        """Tell whether a plan could place somebody."""
-        return bool(self._pooled) and self._look(self.lag_steps).num_able > 0
 
     def replace_policy(self, policy: Policy, *, is_immediate: bool | None = None) -> None:
         """Let another policy choose from now on; it is told of the requests in flight."""
@@ -263,6 +260,7 @@ class LiveGroup:
         PlanError
             If the policy breaks its contract; nothing is placed then.
         """
+        self.holds_back = False
         if not self._pooled or (sight := self._look(self.lag_steps)).num_able == 0:
             return []
         view = self._view(sight, self._take_events())
@@ -271,6 +269,7 @@ class LiveGroup:
         plan = Plan(*checked_plan(placed, len(self._pool), sight.max_sends))
         for watch in self.plan_watchers:
             watch(view, waiting, plan)
+        self.holds_back = len(plan) < len(waiting) and len(plan) < sum(sight.max_sends.tolist())
         return self._dispatch(plan)
 
     def _take_events(self) -> RecordArray | None:

@@ -108,5 +108,5 @@ class Planner:
         self._on_plan(took_s)
         # No more than half the time goes into plans: where many requests come, one serves several.
         self._free_s = self._loop.time() + max(took_s, LEAST_GAP_S)
-        if self._group.has_work_to_plan:
+        if self._group.holds_back:
             self._call_in(IDLE_LOOK_S)

@@ -114,10 +114,10 @@ class Balancer:
         return len(self._tickets)
 
     @property
-    def num_reqs(self) -> Int64Array:
-        """Return how many requests are on each rank, shape (G,)."""
+    def num_reqs(self) -> list[int]:
+        """Return how many requests are on each rank."""
         accounts = self.group.ledger.ranks
-        num_reqs: Int64Array = accounts["num_running"] + accounts["num_waiting"]
+        num_reqs: list[int] = (accounts["num_running"] + accounts["num_waiting"]).tolist()
         return num_reqs
 
     def place(self, facts: RequestFacts) -> int:

@@ -212,15 +212,16 @@ class Engagement:
                 self.balancer.see_usage(rank, stats.kv_cache_usage)
             self._tell()
             self._rounds.hear(rank)
-            if self._rounds.wait_s(self.balancer.num_reqs) == 0.0:
+            wait_s = self._rounds.wait_s(self.balancer.num_reqs)
+            if wait_s == 0.0:
                 self.balancer.group.end_step()
-            self._look_at_held()
+            self._look_at_held(wait_s)
         except Exception:
             self.give_up("booking a step failed")
 
-    def _look_at_held(self) -> None:
+    def _look_at_held(self, wait_s: float) -> None:
         if self._held and self._planner is not None:
-            self._planner.free(wait_s=self._rounds.wait_s(self.balancer.num_reqs))
+            self._planner.free(wait_s=wait_s)
             self.release_held(after_s=self._queue_timeout_s)
 
     def _tell(self) -> None:
@@ -246,7 +247,8 @@ class Engagement:
                 self.balancer.see_others(*self._peers.others())
             self.balancer.pass_time()
             self.balancer.renew_policy()
-            self._look_at_held()  # others may have left slots, which no output here tells
+            # Others may have left slots, which no output here tells.
+            self._look_at_held(self._rounds.wait_s(self.balancer.num_reqs))
             self.reporter.update()
         except Exception:
             self.give_up("reporting failed")

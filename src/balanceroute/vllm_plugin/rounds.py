@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-
-import numpy as np
-
-from balanceroute.kernels.ledger import Int64Array
+from collections.abc import Callable, Sequence
 
 # Of a step. The next one runs already, and what is sent in it is computed in the one after it, so
 # nobody loses by a plan that is made this late; one that knows half of the group is worse.
@@ -34,10 +30,10 @@ class StepRounds:
     --------
     >>> times_s = iter([0.0, 0.001, 0.1, 0.102])
     >>> rounds = StepRounds(2, settle_s=0.002, has_barrier=True, clock=lambda: next(times_s))
-    >>> waits_s, num_in_flight = [], np.array([3, 3])
+    >>> waits_s = []
     >>> for rank in (0, 1, 0, 1):
     ...     rounds.hear(rank)
-    ...     waits_s.append(round(rounds.wait_s(num_in_flight), 4))
+    ...     waits_s.append(round(rounds.wait_s([3, 3]), 4))
     >>> waits_s
     [0.002, 0.0, 0.025, 0.0]
     """
@@ -52,7 +48,7 @@ class StepRounds:
     ) -> None:
         self._settle_s, self._clock = settle_s, clock
         self._patience_ratio = PATIENCE_RATIO if has_barrier else 0.0
-        self._has_told = np.zeros(num_ranks, np.bool_)
+        self._has_told = [False] * num_ranks
         self._told_s: list[float | None] = [None] * num_ranks
         self._step_s = 0.0
 
@@ -63,7 +59,7 @@ class StepRounds:
             self._note_step(now_s - last_s)
         self._told_s[rank] = now_s
         if self._has_told[rank]:  # this is its next step, and the others' are to come
-            self._has_told[:] = False
+            self._has_told = [False] * len(self._has_told)
         self._has_told[rank] = True
 
     def _note_step(self, took_s: float) -> None:
@@ -72,9 +68,10 @@ class StepRounds:
         weight = SHORTER_WEIGHT if took_s < self._step_s else LONGER_WEIGHT
         self._step_s += weight * (min(took_s, 2.0 * self._step_s) - self._step_s)
 
-    def wait_s(self, num_in_flight: Int64Array) -> float:
-        """Return for how long a plan is to wait, given the requests on each rank, shape (G,)."""
-        if not ((num_in_flight > 0) & ~self._has_told).any():
-            return 0.0
-        patience_s = min(MOST_PATIENCE_S, self._patience_ratio * self._step_s)
-        return max(self._settle_s, patience_s)
+    def wait_s(self, num_reqs: Sequence[int]) -> float:
+        """Return for how long a plan is to wait, given the requests on each rank."""
+        for has_told, num_here in zip(self._has_told, num_reqs, strict=True):
+            if num_here > 0 and not has_told:
+                patience_s = min(MOST_PATIENCE_S, self._patience_ratio * self._step_s)
+                return max(self._settle_s, patience_s)
+        return 0.0
