@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.machine import Stolen, describe_machine
+from bench.machine import Probe, Stolen, describe_machine
+from bench.paired import compare
 from tests_vllm.checks import at_rest
 from tests_vllm.load import mixed_lengths, send_all
 from tests_vllm.models import make_model
@@ -86,10 +87,15 @@ def main() -> None:
                 run = measure(servers[arm], lengths, given)
                 runs.append({"arm": arm, "seed": given.first_seed + repeat} | run)
                 print(json.dumps(runs[-1]), flush=True)
+    first, *others = servers
+    compared = {arm: compare(runs, arm, first, "output_tokens_per_s") for arm in others}
+    for arm, ratio in compared.items():
+        print(f"tokens/s of {arm} over {first}: {json.dumps(ratio)}")
     if given.out is not None:
         given.out.parent.mkdir(parents=True, exist_ok=True)
         settings = {name: value for name, value in vars(given).items() if name != "out"}
-        result = {"machine": describe_machine(), "settings": settings, "runs": runs}
+        found = {"runs": runs, "compared": compared}
+        result = {"machine": describe_machine(), "settings": settings} | found
         given.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
@@ -128,9 +134,9 @@ def measure(
 ) -> dict[str, Any]:
     """Return the figures of one run."""
     before, num_ranks = at_rest(server), given.ranks
-    stolen, before_s = Stolen(), time.process_time()
-    outcomes, looks, took_s = asyncio.run(_run(server, lengths, given))
-    load_cpu_s = time.process_time() - before_s
+    stolen = Stolen()
+    with Probe() as probe:
+        outcomes, looks, took_s = asyncio.run(_run(server, lengths, given))
     after = at_rest(server)
     whole = [
         outcome.status == 200 and outcome.output_tokens == asked
@@ -144,7 +150,7 @@ def measure(
         "answered": sum(whole),
         "ledger_exact": generated == sum(asked for _, asked in lengths),
         "took_s": round(took_s, 2),
-        "load_cpu_s": round(load_cpu_s, 2),  # for the same requests: how fast the machine was
+        "work_ms": probe.work_ms,  # how fast the machine was
         "output_tokens_per_s": round(generated / took_s, 1),
         "tpot_ms": in_ms([o.tpot_s for o in outcomes if o.output_tokens > 1]),
         "ttft_ms": in_ms([o.first_s for o in outcomes]),
