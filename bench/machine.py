@@ -45,14 +45,22 @@ def _first_value(path: str, key: str) -> str | None:
     return None
 
 
+def work_s() -> float:
+    """Return the processor time that a small piece of work needs now, which fits any cache."""
+    began_s, total = time.thread_time(), 0
+    for turn in range(12_000):
+        total += turn & 3
+    return time.thread_time() - began_s
+
+
 class Probe:
     """How fast the processors are meanwhile: the time that a small piece of work needs of one.
 
-    Hosts give machines threads whose cores others use as well, and do not tell: without any time
-    stolen the same work took 1.0 or 1.7 times as long on one of them, for seconds at a time.
+    Hosts do not tell of everything that slows a machine down: on one of them, with no time stolen,
+    the same work took 1.0 or 1.7 times as long, for seconds at a time.
     """
 
-    LOOK_S, NUM_TURNS = 0.05, 12_000  # half a millisecond or so, in the nearest cache
+    LOOK_S = 0.05
 
     def __init__(self) -> None:
         self._work_s: list[float] = []
@@ -69,10 +77,7 @@ class Probe:
 
     def _look(self) -> None:
         while True:
-            began_s, total = time.thread_time(), 0
-            for turn in range(self.NUM_TURNS):
-                total += turn & 3
-            self._work_s.append(time.thread_time() - began_s)
+            self._work_s.append(work_s())
             if self._has_ended.wait(self.LOOK_S):
                 return
 
