@@ -29,8 +29,8 @@ def compare(
     -------
     dict
         "rounds"; "ratio" in their geometric mean and, from two on, its "error", which is relative
-        and standard; and from four on the "ratio_at_same_speed" and its error: where a line through
-        the rounds' ratios over those of the probe's time is at a machine as fast for both.
+        and standard; and from four on "ratio_at_same_speed" and "error_at_same_speed": where a line
+        through the rounds' ratios over those of the probe's time is at a machine as fast for both.
 
     Examples
     --------
@@ -40,9 +40,10 @@ def compare(
     ...         for seed, slowness in enumerate([1.0, 1.0, 2.0, 1.0])
     ...         for arm, work_ms, speed in (("a", 1.0, 100.0), ("b", slowness, 110.0))]
     >>> compare(runs, "b", "a", "speed")
-    {'rounds': 4, 'ratio': 0.925, 'error': 0.173, 'ratio_at_same_speed': 1.1, 'its_error': 0.0}
+    {'rounds': 4, 'ratio': 0.925, 'error': 0.173,
+     'ratio_at_same_speed': 1.1, 'error_at_same_speed': 0.0}
     """
-    ratios, slowness = (_logs(runs, arm, other, name) for name in (figure, "work_ms"))
+    ratios, slowness = (_log_ratios(runs, arm, other, name) for name in (figure, "work_ms"))
     found = {"ratio": np.exp(ratios.mean())}
     if len(ratios) > 1:
         found["error"] = ratios.std(ddof=1) / np.sqrt(len(ratios))
@@ -51,12 +52,12 @@ def compare(
         line, *_ = np.linalg.lstsq(columns, ratios, rcond=None)
         left = ratios - columns @ line
         variance = left @ left / (len(ratios) - 2) * np.linalg.pinv(columns.T @ columns)[0, 0]
-        found |= {"ratio_at_same_speed": np.exp(line[0]), "its_error": np.sqrt(variance)}
+        found |= {"ratio_at_same_speed": np.exp(line[0]), "error_at_same_speed": np.sqrt(variance)}
     figures = {name: round(float(value), 3) for name, value in found.items()}
     return {"rounds": len(ratios)} | figures
 
 
-def _logs(
+def _log_ratios(
     runs: Sequence[Mapping[str, Any]], arm: str, other: str, figure: str
 ) -> NDArray[np.float64]:
     """Return the logarithm of the ratio in each round."""

@@ -2,7 +2,8 @@
 
 Runs in the environment of `make test-vllm`. Three servers are up: one that chooses by its own rule
 while the plug-in counts, one in which the plug-in chooses, and one in which it levels tokens only,
-without timing prefills. Each repeat sends the same requests to all of them, in turns.
+without timing prefills. Each repeat sends the same requests to all of them, in turns. At the end
+stand the ratios of tokens/s to the first arm's, as they are and at the same speed of the machine.
 
 With `--step-time C,t_l,t_p` each rank also sleeps C + t_l L + t_p P seconds in every step, L its
 resident tokens and P the prompt tokens that it computes, as if it had a device: then the slowest
